@@ -1,0 +1,110 @@
+#include "fovea/base/thread_pool.h"
+
+#include <sched.h>
+
+#include <atomic>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+namespace fovea {
+
+#if defined(__x86_64__)
+FloatMode::FloatMode() noexcept : saved_(_mm_getcsr()) { _mm_setcsr(saved_ | 0x8040u); }
+FloatMode::~FloatMode() { _mm_setcsr(saved_); }
+static void relax() { _mm_pause(); }
+#else
+FloatMode::FloatMode() noexcept : saved_(0) {}
+FloatMode::~FloatMode() = default;
+static void relax() {}
+#endif
+
+namespace {
+// Spinning is worth it for the gaps between two nodes (microseconds), not longer: the machine is
+// shared.
+constexpr int kSpins = 2000;
+thread_local bool inside_pool = false;
+}  // namespace
+
+struct ThreadPool::State {
+  std::mutex caller;                // one job at a time
+  std::atomic<uint32_t> ticket{0};  // a new value means a new job, or the end
+  std::atomic<int> working{0};      // helpers that have not finished the job yet
+  std::atomic<int64_t> next{0};
+  std::atomic<bool> stop{false};
+  int64_t blocks = 0;
+  void* body = nullptr;
+  Invoke invoke = nullptr;
+  std::vector<std::thread> helpers;
+
+  void work(int worker) {
+    const FloatMode mode;
+    inside_pool = true;
+    for (;;) {
+      const int64_t block = next.fetch_add(1, std::memory_order_relaxed);
+      if (block >= blocks) break;
+      invoke(body, block, worker);
+    }
+    inside_pool = false;
+  }
+
+  void helper(int worker) {
+    uint32_t seen = 0;
+    for (;;) {
+      for (int i = 0; i < kSpins && ticket.load(std::memory_order_acquire) == seen; ++i) relax();
+      ticket.wait(seen, std::memory_order_acquire);
+      seen = ticket.load(std::memory_order_acquire);
+      if (stop.load(std::memory_order_relaxed)) return;
+      work(worker);
+      if (working.fetch_sub(1, std::memory_order_acq_rel) == 1) working.notify_one();
+    }
+  }
+};
+
+int ThreadPool::hardware_threads() {
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  if (sched_getaffinity(0, sizeof set, &set) == 0) return CPU_COUNT(&set);
+  const unsigned n = std::thread::hardware_concurrency();
+  return n ? static_cast<int>(n) : 1;
+}
+
+ThreadPool::ThreadPool(int threads)
+    : threads_(threads > 0 ? threads : hardware_threads()), state_(std::make_unique<State>()) {
+  for (int worker = 1; worker < threads_; ++worker)
+    state_->helpers.emplace_back([s = state_.get(), worker] { s->helper(worker); });
+}
+
+ThreadPool::~ThreadPool() {
+  state_->stop.store(true);
+  state_->ticket.fetch_add(1, std::memory_order_release);
+  state_->ticket.notify_all();
+  for (auto& t : state_->helpers) t.join();
+}
+
+void ThreadPool::run(int64_t blocks, void* body, Invoke invoke) noexcept {
+  if (blocks <= 0) return;
+  State& s = *state_;
+  std::unique_lock lock(s.caller, std::defer_lock);
+  if (blocks == 1 || threads_ == 1 || inside_pool || !lock.try_lock()) {
+    const FloatMode mode;
+    for (int64_t block = 0; block < blocks; ++block) invoke(body, block, 0);
+    return;
+  }
+  s.blocks = blocks;
+  s.body = body;
+  s.invoke = invoke;
+  s.next.store(0, std::memory_order_relaxed);
+  s.working.store(threads_ - 1, std::memory_order_relaxed);
+  s.ticket.fetch_add(1, std::memory_order_release);
+  s.ticket.notify_all();
+  s.work(0);
+  for (int i = 0; i < kSpins && s.working.load(std::memory_order_acquire) != 0; ++i) relax();
+  for (int left; (left = s.working.load(std::memory_order_acquire)) != 0;) s.working.wait(left);
+}
+
+}  // namespace fovea

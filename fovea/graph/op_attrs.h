@@ -1,0 +1,291 @@
+// The attributes of the ops: plain structs with defaults; `visit` names each field.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "fovea/graph/size.h"
+
+namespace fovea {
+
+struct InputAttrs {
+  ValueType type;
+  template <class V>
+  void visit(V& v) {
+    v("type", type);
+  }
+};
+
+enum class VariableKind {
+  weight,  // learned; shared by sessions
+  state,   // one trainer's: moments, moving averages, counters
+  cache,   // one session's: keys and values seen so far
+};
+inline std::span<const std::string_view> enum_names(VariableKind) {
+  static constexpr std::array<std::string_view, 3> kNames = {"weight", "state", "cache"};
+  return kNames;
+}
+enum class Init {
+  constant,  // every element is `scale`
+  normal,    // mean 0, standard deviation `scale`
+  uniform,   // in [-scale, scale)
+  copy,      // starts as the variable `source`
+};
+inline std::span<const std::string_view> enum_names(Init) {
+  static constexpr std::array<std::string_view, 4> kNames = {"constant", "normal", "uniform",
+                                                             "copy"};
+  return kNames;
+}
+struct VariableAttrs {
+  ValueType type;
+  VariableKind kind = VariableKind::weight;
+  Init init = Init::constant;
+  double scale = 0;
+  std::string source;
+  template <class V>
+  void visit(V& v) {
+    v("type", type);
+    v("kind", kind);
+    v("init", init);
+    v("scale", scale);
+    v("source", source);
+  }
+};
+
+struct ConstantAttrs {
+  ValueType type;
+  std::vector<double> values;  // all of them (at most 64), or one for every element
+  std::string hash;            // of more than 64 different values: the key in the constant store
+  template <class V>
+  void visit(V& v) {
+    v("type", type);
+    v("values", values);
+    v("hash", hash);
+  }
+};
+
+struct CastAttrs {
+  DType dtype = DType::f32;
+  template <class V>
+  void visit(V& v) {
+    v("dtype", dtype);
+  }
+};
+
+struct ShapeAttrs {  // broadcast, reshape
+  Shape shape;
+  template <class V>
+  void visit(V& v) {
+    v("shape", shape);
+  }
+};
+
+struct IotaAttrs {
+  ValueType type{DType::i32, {}};
+  int64_t axis = 0;
+  template <class V>
+  void visit(V& v) {
+    v("type", type);
+    v("axis", axis);
+  }
+};
+
+struct TransposeAttrs {
+  std::vector<int64_t> order;  // output axis i is input axis order[i]
+  template <class V>
+  void visit(V& v) {
+    v("order", order);
+  }
+};
+
+struct ConcatAttrs {
+  int64_t axis = 0;
+  template <class V>
+  void visit(V& v) {
+    v("axis", axis);
+  }
+};
+
+struct SliceAttrs {
+  int64_t axis = 0;
+  Size start = 0;
+  Size length = 1;
+  template <class V>
+  void visit(V& v) {
+    v("axis", axis);
+    v("start", start);
+    v("length", length);
+  }
+};
+
+struct PadAttrs {  // zeros before and after, along one axis
+  int64_t axis = 0;
+  Size before = 0;
+  Size after = 0;
+  template <class V>
+  void visit(V& v) {
+    v("axis", axis);
+    v("before", before);
+    v("after", after);
+  }
+};
+
+struct ReduceAttrs {
+  std::vector<int64_t> axes;
+  bool keep = false;  // reduced axes stay, with size 1
+  template <class V>
+  void visit(V& v) {
+    v("axes", axes);
+    v("keep", keep);
+  }
+};
+
+struct MatmulAttrs {
+  bool transpose_a = false;
+  bool transpose_b = false;
+  template <class V>
+  void visit(V& v) {
+    v("transpose_a", transpose_a);
+    v("transpose_b", transpose_b);
+  }
+};
+
+struct NormAttrs {
+  double eps = 1e-5;
+  bool stats = false;  // give mean (layer_norm only) and reciprocal deviation of each row as well
+  template <class V>
+  void visit(V& v) {
+    v("eps", eps);
+    v("stats", stats);
+  }
+};
+
+struct AttentionAttrs {
+  int64_t heads = 1;
+  int64_t kv_heads = 0;     // 0: as many as heads
+  int64_t heads_kept = -1;  // the first heads_kept heads are computed, the others give 0; -1: all
+  double scale = 0;         // 0: 1 / sqrt(head size)
+  bool causal = false;  // aligned at the lower right corner: query i sees keys up to i + Tk - Tq
+  int64_t window_left = -1;  // keys further to the left than this are not seen; -1: no limit
+  int64_t window_right = -1;
+  bool lse = false;  // give the log-sum-exp of each query as well, f32 [B,H,Tq]
+  template <class V>
+  void visit(V& v) {
+    v("heads", heads);
+    v("kv_heads", kv_heads);
+    v("heads_kept", heads_kept);
+    v("scale", scale);
+    v("causal", causal);
+    v("window_left", window_left);
+    v("window_right", window_right);
+    v("lse", lse);
+  }
+  int64_t kv() const { return kv_heads ? kv_heads : heads; }
+  int64_t kept() const { return heads_kept < 0 ? heads : heads_kept; }
+};
+
+struct Conv2dAttrs {
+  int64_t stride_h = 1, stride_w = 1;
+  int64_t pad_h = 0, pad_w = 0;  // zeros on both sides
+  template <class V>
+  void visit(V& v) {
+    v("stride_h", stride_h);
+    v("stride_w", stride_w);
+    v("pad_h", pad_h);
+    v("pad_w", pad_w);
+  }
+};
+// The gradients need the size that division by the stride has lost.
+struct Conv2dGradAttrs : Conv2dAttrs {
+  Shape shape;  // of the input's, or of the weight's gradient
+  template <class V>
+  void visit(V& v) {
+    Conv2dAttrs::visit(v);
+    v("shape", shape);
+  }
+};
+
+struct PoolAttrs {
+  int64_t size_h = 2, size_w = 2;
+  int64_t stride_h = 2, stride_w = 2;
+  int64_t pad_h = 0, pad_w = 0;
+  bool indices = false;  // max_pool: give the place of each maximum as well, i32, in the plane H*W
+  template <class V>
+  void visit(V& v) {
+    v("size_h", size_h);
+    v("size_w", size_w);
+    v("stride_h", stride_h);
+    v("stride_w", stride_w);
+    v("pad_h", pad_h);
+    v("pad_w", pad_w);
+    v("indices", indices);
+  }
+};
+struct PoolGradAttrs : PoolAttrs {
+  Shape shape;  // of the input's gradient
+  template <class V>
+  void visit(V& v) {
+    PoolAttrs::visit(v);
+    v("shape", shape);
+  }
+};
+
+struct PatchesAttrs {
+  int64_t size = 4;  // of the square patches, in pixels
+  template <class V>
+  void visit(V& v) {
+    v("size", size);
+  }
+};
+
+struct ScatterAddAttrs {
+  Size rows = 1;
+  template <class V>
+  void visit(V& v) {
+    v("rows", rows);
+  }
+};
+
+struct DropoutAttrs {
+  double rate = 0.1;   // share of elements that become 0
+  std::string stream;  // names the random stream; empty: the node's name
+  template <class V>
+  void visit(V& v) {
+    v("rate", rate);
+    v("stream", stream);
+  }
+};
+
+struct CrossEntropyAttrs {
+  double smoothing = 0;  // share of the target that is spread over all classes
+  template <class V>
+  void visit(V& v) {
+    v("smoothing", smoothing);
+  }
+};
+
+struct AdamwAttrs {
+  double beta1 = 0.9;
+  double beta2 = 0.999;
+  double eps = 1e-8;
+  double weight_decay = 0;
+  template <class V>
+  void visit(V& v) {
+    v("beta1", beta1);
+    v("beta2", beta2);
+    v("eps", eps);
+    v("weight_decay", weight_decay);
+  }
+};
+
+struct SgdAttrs {
+  double momentum = 0;
+  double weight_decay = 0;
+  template <class V>
+  void visit(V& v) {
+    v("momentum", momentum);
+    v("weight_decay", weight_decay);
+  }
+};
+
+}  // namespace fovea

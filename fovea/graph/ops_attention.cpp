@@ -1,0 +1,202 @@
+// Attention and its gradient. The decomposition is the reference, the fallback and the pattern that
+// fusion looks for.
+#include <fmt/format.h>
+
+#include <cmath>
+
+#include "fovea/graph/gradient.h"
+#include "fovea/graph/op.h"
+#include "fovea/graph/ops.h"
+
+namespace fovea {
+
+namespace {
+
+using Values = std::vector<Value>;
+
+std::vector<ValueType> infer_attention(const InferContext& c) {
+  const auto& a = c.attrs.get<AttentionAttrs>();
+  const ValueType &q = c.inputs[0], &k = c.inputs[1], &v = c.inputs[2];
+  c.expect(is_floating(q.dtype) && k.dtype == q.dtype && v.dtype == q.dtype,
+           "expected one floating type");
+  c.expect(q.rank() == 3 && k.rank() == 3 && v.rank() == 3,
+           "expected q [B,Tq,H*D], k [B,Tk,Hkv*D], v [B,Tk,Hkv*Dv]");
+  c.expect(a.heads >= 1 && a.kv() >= 1 && a.heads % a.kv() == 0,
+           fmt::format("expected heads={} to be a multiple of kv_heads={}", a.heads, a.kv()));
+  c.expect(a.heads_kept >= -1 && a.heads_kept <= a.heads,
+           fmt::format("expected heads_kept={} between 0 and heads={}", a.heads_kept, a.heads));
+  c.same(q.shape[0], k.shape[0], "the batch sizes of q and k");
+  c.same(k.shape[0], v.shape[0], "the batch sizes of k and v");
+  c.same(k.shape[1], v.shape[1], "the lengths of k and v");
+  for (int i = 0; i < 3; ++i) {
+    const Size& width = c.inputs[static_cast<size_t>(i)].shape[2];
+    c.expect(width.is_constant(), "expected a known width");
+    const int64_t heads = i == 0 ? a.heads : a.kv();
+    c.expect(
+        width.constant() % heads == 0,
+        fmt::format("expected the width {} to be a multiple of {} heads", width.constant(), heads));
+  }
+  const int64_t d = q.shape[2].constant() / a.heads;
+  c.expect(k.shape[2].constant() / a.kv() == d, "expected q and k to have one head size");
+  ValueType out = q;
+  out.shape[2] = Size(v.shape[2].constant() / a.kv() * a.heads);
+  std::vector<ValueType> types = {out};
+  if (a.lse) types.push_back({q.dtype, {q.shape[0], a.heads, q.shape[1]}});
+  return types;
+}
+
+// Two products of 2 Tq Tk D each a head; a causal mask leaves half of the links.
+Size attention_links_flops(const Graph& g, const Node& n, int64_t products) {
+  const auto& a = n.attrs.get<AttentionAttrs>();
+  const Shape &q = g.shape(n.inputs[0]), &k = g.shape(n.inputs[1]), &v = g.shape(n.inputs[2]);
+  const int64_t d = q[2].constant() / a.heads, dv = v[2].constant() / a.kv();
+  Size links = q[1] * k[1];
+  if (a.window_left >= 0 || a.window_right >= 0) {
+    const Size left = a.window_left >= 0 ? Size(a.window_left) : k[1];
+    const Size right = a.causal ? Size(0) : a.window_right >= 0 ? Size(a.window_right) : k[1];
+    links = q[1] * min(k[1], left + right + Size(1));
+  } else if (a.causal) {
+    links = ceildiv(links, 2);
+  }
+  return Size(products * (d + dv) * a.kept()) * q[0] * links;
+}
+Size attention_flops(const Graph& g, const Node& n) { return attention_links_flops(g, n, 2); }
+Size attention_grad_flops(const Graph& g, const Node& n) { return attention_links_flops(g, n, 5); }
+
+// [B,T,H*D] -> [B,Hkv,G,T,D], with G query heads for each key/value head.
+Value split_heads(Graph& g, Value x, int64_t groups, int64_t in_group) {
+  const Shape s = g.shape(x);
+  const Size d = s[2].constant() / (groups * in_group);
+  const Value v = ops::reshape(g, x, {s[0], s[1], groups, in_group, d});
+  return ops::transpose(g, v, {0, 2, 3, 1, 4});
+}
+
+// bool [Tq,Tk]: which links the causal mask and the window leave; empty when all.
+Value visible_links(Graph& g, const AttentionAttrs& a, const Size& tq, const Size& tk) {
+  const int64_t right = a.causal ? 0 : a.window_right;
+  if (a.window_left < 0 && right < 0) return {};
+  // Queries stand at the lower right: query i at place i + Tk - Tq. The places may be unknown
+  // sizes, so both are counted from the end: the distance is (Tk - 1 - j) - (Tq - 1 - i), all from
+  // iotas.
+  const Value key =
+      ops::sub(g, ops::iota(g, DType::i32, {1, tk}, 1),
+               g.add("reduce_max", {ops::iota(g, DType::i32, {1, tk}, 1)}, ReduceAttrs{{1}, true}));
+  const Value query =
+      ops::sub(g, ops::iota(g, DType::i32, {tq, 1}, 0),
+               g.add("reduce_max", {ops::iota(g, DType::i32, {tq, 1}, 0)}, ReduceAttrs{{0}, true}));
+  const Value ahead = ops::sub(g, key, query);  // how far the key stands to the right of the query
+  Value visible;
+  if (right >= 0)
+    visible = ops::binary(g, "less_equal", ahead,
+                          ops::constant(g, static_cast<double>(right), DType::i32));
+  if (a.window_left >= 0) {
+    const Value near =
+        ops::binary(g, "greater_equal", ahead,
+                    ops::constant(g, static_cast<double>(-a.window_left), DType::i32));
+    visible = visible ? ops::binary(g, "logical_and", visible, near) : near;
+  }
+  return visible;
+}
+
+Values decompose_attention(Graph& g, std::span<const Value> in, const Attrs& attrs) {
+  const auto& a = attrs.get<AttentionAttrs>();
+  const DType dtype = g.type(in[0]).dtype;
+  const Shape sq = g.shape(in[0]), sk = g.shape(in[1]), sv = g.shape(in[2]);
+  const int64_t groups = a.kv(), in_group = a.heads / groups;
+  const int64_t d = sq[2].constant() / a.heads, dv = sv[2].constant() / groups;
+  const Value q = split_heads(g, in[0], groups, in_group);
+  const Value k = split_heads(g, in[1], groups, 1);
+  const Value v = split_heads(g, in[2], groups, 1);
+  const double scale = a.scale != 0 ? a.scale : 1 / std::sqrt(static_cast<double>(d));
+  Value s = ops::scaled(g, ops::matmul(g, q, k, {.transpose_b = true}), scale);
+  if (const Value visible = visible_links(g, a, sq[1], sk[1]))
+    s = ops::select(g, visible, s, ops::constant(g, -INFINITY, dtype));
+  Value o = ops::matmul(g, ops::softmax(g, s), v);  // [B,Hkv,G,Tq,Dv]
+  o = ops::transpose(g, o, {0, 3, 1, 2, 4});        // [B,Tq,Hkv,G,Dv]
+  o = ops::reshape(g, o, {sq[0], sq[1], a.heads * dv});
+  const int64_t dropped = a.heads - a.kept();
+  if (dropped > 0) {
+    o = ops::slice(g, o, 2, 0, a.kept() * dv);
+    o = ops::pad(g, o, 2, 0, dropped * dv);
+  }
+  if (!a.lse) return {o};
+  const Value top = g.add("reduce_max", {s}, ReduceAttrs{{-1}, true});
+  const Value e = ops::unary(g, "exp", ops::sub(g, s, top));
+  Value lse = ops::add(g, ops::unary(g, "log", ops::reduce_sum(g, e, {-1}, true)), top);
+  lse = ops::reshape(g, lse, {sq[0], a.heads, sq[1]});
+  if (dropped > 0) lse = ops::pad(g, ops::slice(g, lse, 1, 0, a.kept()), 1, 0, dropped);
+  return {o, lse};
+}
+
+Attrs with_lse(const Attrs& attrs) {
+  auto a = attrs.get<AttentionAttrs>();
+  a.lse = true;
+  return a;
+}
+Attrs without_lse(const Attrs& attrs, const std::vector<bool>& used) {
+  auto a = attrs.get<AttentionAttrs>();
+  a.lse = a.lse && used.size() > 1 && used[1];
+  return a;
+}
+
+Values attention_gradient(GradientContext& c) {
+  Graph& g = c.graph;
+  const Node node = c.node();
+  // The kernels take the gradient of the result; one that reaches the log-sum-exp as well goes
+  // through the decomposition.
+  const bool through_lse = c.output_gradients.size() > 1 && c.output_gradients[1];
+  if (through_lse) return gradient_through_decomposition(c);
+  Value out = c.output();
+  if (node.types.size() < 2) out = g.add("attention", node.inputs, with_lse(node.attrs));
+  const Value d =
+      g.add("attention_grad",
+            {node.inputs[0], node.inputs[1], node.inputs[2], out, {out.node, 1}, c.gradient()},
+            without_lse(node.attrs, {true}));
+  return {{d.node, 0}, {d.node, 1}, {d.node, 2}};
+}
+
+// q, k, v, out, lse, dout -> dq, dk, dv
+std::vector<ValueType> infer_attention_grad(const InferContext& c) {
+  const auto forward = infer_attention({c.op, c.attrs, c.inputs.first(3), c.node_name});
+  for (size_t i : {size_t{3}, size_t{5}})
+    for (size_t axis = 0; axis < 3; ++axis)
+      c.same(c.inputs[i].shape.at(axis), forward[0].shape[axis],
+             "the shapes of the result and its gradient");
+  c.expect(c.inputs[4].rank() == 3, "expected a log-sum-exp [B,H,Tq]");
+  return {c.inputs[0], c.inputs[1], c.inputs[2]};
+}
+Values decompose_attention_grad(Graph& g, std::span<const Value> in, const Attrs& attrs) {
+  Values stand_ins;
+  for (Value v : in.first(3)) stand_ins.push_back(ops::reshape(g, v, g.shape(v)));
+  const Values outputs = decompose_attention(g, stand_ins, attrs);
+  const std::pair<Value, Value> seeds[] = {{outputs[0], in[5]}};
+  return backpropagate(g, seeds, stand_ins);
+}
+
+}  // namespace
+
+std::span<const Op> attention_ops() {
+  static const std::vector<Op> ops = {
+      {.name = "attention",
+       .defaults = AttentionAttrs{},
+       .min_inputs = 3,
+       .max_inputs = 3,
+       .infer = infer_attention,
+       .flops = attention_flops,
+       .gradient = attention_gradient,
+       .decompose = decompose_attention,
+       .saving = with_lse,
+       .without_unused = without_lse},
+      {.name = "attention_grad",
+       .defaults = AttentionAttrs{},
+       .min_inputs = 6,
+       .max_inputs = 6,
+       .infer = infer_attention_grad,
+       .flops = attention_grad_flops,
+       .decompose = decompose_attention_grad,
+       .no_gradient = true},
+  };
+  return ops;
+}
+
+}  // namespace fovea
