@@ -186,7 +186,8 @@ void Attrs::set(std::string_view field, std::string_view text) {
 
 bool Attrs::operator==(const Attrs& other) const {
   if (held_ == other.held_) return true;
-  if (typeid(*held_) != typeid(*other.held_)) return false;
+  const Holder &my_type = *held_, &their_type = *other.held_;
+  if (typeid(my_type) != typeid(their_type)) return false;
   Printer mine, theirs;
   held_->visit(mine);
   other.held_->visit(theirs);

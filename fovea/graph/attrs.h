@@ -26,12 +26,13 @@ class Attrs {
 
   template <class T>
   const T& get() const {
-    FOVEA_ASSERT(typeid(*held_) == typeid(Model<T>));
+    FOVEA_ASSERT(holds<T>());
     return static_cast<const Model<T>&>(*held_).value;
   }
   template <class T>
   bool holds() const {
-    return typeid(*held_) == typeid(Model<T>);
+    const Holder& held = *held_;
+    return typeid(held) == typeid(Model<T>);
   }
 
   // Shows each field to the visitor, which may replace it; other holders keep the old value.

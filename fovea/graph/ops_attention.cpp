@@ -120,7 +120,9 @@ Values decompose_attention(Graph& g, std::span<const Value> in, const Attrs& att
     o = ops::pad(g, o, 2, 0, dropped * dv);
   }
   if (!a.lse) return {o};
-  const Value top = g.add("reduce_max", {s}, ReduceAttrs{{-1}, true});
+  Value top = g.add("reduce_max", {s}, ReduceAttrs{{-1}, true});
+  // A query that sees no key has -inf, not NaN.
+  top = ops::select(g, ops::unary(g, "is_finite", top), top, ops::constant(g, 0, dtype));
   const Value e = ops::unary(g, "exp", ops::sub(g, s, top));
   Value lse = ops::add(g, ops::unary(g, "log", ops::reduce_sum(g, e, {-1}, true)), top);
   lse = ops::reshape(g, lse, {sq[0], a.heads, sq[1]});

@@ -1,5 +1,6 @@
 // One step of an optimiser on one weight. Inputs: weight, gradient, moments, learning rate f32 [],
 // step i32 [] (adamw; counted from 1), and a factor f32 [] for the gradient (averaging, clipping).
+// With a factor that is not finite the weight and its moments stay as they are.
 #include "fovea/graph/op.h"
 #include "fovea/graph/ops.h"
 
@@ -17,7 +18,9 @@ std::vector<ValueType> infer_update(const InferContext& c, size_t moments) {
       c.same(c.inputs[i].shape[axis], w.shape[axis], "the sizes of weight, gradient and moments");
   }
   for (size_t i = 2 + moments; i < c.inputs.size(); ++i)
-    c.expect(c.inputs[i].rank() == 0, "expected scalars after the moments");
+    c.expect(c.inputs[i].rank() == 0 &&
+                 (c.inputs[i].dtype == DType::f32 || c.inputs[i].dtype == DType::i32),
+             "expected scalars after the moments: f32, and an i32 step");
   return std::vector<ValueType>(1 + moments, w);
 }
 // weight, gradient, m, v, learning rate, step, factor -> weight, m, v (Loshchilov and Hutter 2019)

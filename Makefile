@@ -1,0 +1,33 @@
+# make demo    install what is missing, build, train on Fashion-MNIST, show the result
+# make test    install what is missing, build, run the unit and kernel tests
+# make check   what CI leaves out: Clang, the sanitizers, the slow tests
+# make format  format all sources
+.PHONY: demo build test check format clean
+
+JOBS ?= $(shell nproc)
+
+demo:
+	@scripts/setup.sh demo
+	@$(MAKE) --no-print-directory build
+	build/bin/fovea train recipes/fashion_mnist.toml --out runs/demo --overwrite \
+	  --set train.epochs=8 --set model.dropout=0 --set augment.erase=0
+
+build:
+	@[ -f build/build.ninja ] || cmake -S . -B build -G Ninja -DFOVEA_TESTS=OFF >/dev/null
+	@ninja -C build -j $(JOBS)
+
+test:
+	@scripts/setup.sh test
+	@[ -f build-test/build.ninja ] || cmake -S . -B build-test -G Ninja -DFOVEA_WERROR=ON >/dev/null
+	@ninja -C build-test -j $(JOBS)
+	@ctest --test-dir build-test --output-on-failure -LE slow
+
+check:
+	@scripts/setup.sh check
+	@scripts/check.sh $(JOBS)
+
+format:
+	@git ls-files '*.h' '*.cpp' | xargs clang-format-14 -i
+
+clean:
+	rm -rf build build-*

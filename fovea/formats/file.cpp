@@ -1,0 +1,202 @@
+#include "fovea/formats/file.h"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cerrno>
+#include <new>
+#include <system_error>
+
+#include "fovea/base/error.h"
+
+namespace fovea {
+namespace {
+
+namespace fs = std::filesystem;
+
+// One call to read or write never asks for more: the kernel cuts at 2 GiB anyway.
+constexpr size_t kLargestCall = size_t{1} << 30;
+
+std::string reason(int error) { return std::generic_category().message(error); }
+
+[[noreturn]] void throw_write_error(const std::string& name, int error) {
+  if (error == ENOSPC || error == EDQUOT) {
+    throw Error{
+        ErrorCode::io,
+        fmt::format("[file] {}: the disk is full (free some space or choose another folder; "
+                    "the file that was there before is unharmed)",
+                    name)};
+  }
+  if (error == EFBIG) {
+    throw Error{ErrorCode::io,
+                fmt::format("[file] {}: the file grew beyond the size that the system allows (see "
+                            "`ulimit -f`; the file that was there before is unharmed)",
+                            name)};
+  }
+  throw Error{ErrorCode::io, fmt::format("[file] {}: cannot write: {}", name, reason(error))};
+}
+
+// A descriptor that closes itself.
+struct Descriptor {
+  int value = -1;
+  ~Descriptor() {
+    if (value >= 0) ::close(value);
+  }
+};
+
+// Removes the file unless it was renamed.
+struct Temporary {
+  fs::path path;
+  bool armed = true;
+  ~Temporary() {
+    if (armed) ::unlink(path.c_str());
+  }
+};
+
+// O_EXCL: a file left by a killed process, or by another writer, is never opened.
+int create_temporary(const fs::path& folder, const std::string& name, fs::path& temporary) {
+  static std::atomic<uint64_t> counter{0};
+  for (int attempt = 0; attempt < 10000; ++attempt) {
+    temporary = folder / fmt::format(".fovea-{}-{}.tmp", ::getpid(), counter++);
+    const int descriptor = ::open(temporary.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+    if (descriptor >= 0) return descriptor;
+    const int error = errno;
+    if (error == EEXIST || error == EINTR) continue;
+    if (error == ENOENT || error == ENOTDIR) {
+      throw Error{ErrorCode::not_found,
+                  fmt::format("[file] {}: the folder {} does not exist", name, folder.string())};
+    }
+    throw_write_error(name, error);
+  }
+  throw_write_error(name, EEXIST);
+}
+
+void sync_folder(const fs::path& folder, const std::string& name) {
+  Descriptor descriptor{::open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC)};
+  // Some file systems cannot sync a folder; the file itself is safe by then.
+  if (descriptor.value >= 0 && ::fsync(descriptor.value) != 0 && errno != EINVAL) {
+    throw_write_error(name, errno);
+  }
+}
+
+}  // namespace
+
+FileReader::FileReader(const fs::path& path) : name_(path.string()) {
+  // O_NONBLOCK: opening a pipe must not wait for its writer.
+  descriptor_ = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+  if (descriptor_ < 0) {
+    const int error = errno;
+    if (error == ENOENT || error == ENOTDIR) {
+      throw Error{ErrorCode::not_found, fmt::format("[file] {}: no such file", name_)};
+    }
+    throw Error{ErrorCode::io, fmt::format("[file] {}: cannot open: {}", name_, reason(error))};
+  }
+  struct stat status {};
+  if (::fstat(descriptor_, &status) != 0 || !S_ISREG(status.st_mode)) {
+    ::close(descriptor_);
+    throw Error{ErrorCode::io,
+                fmt::format("[file] {}: expected a regular file, got {}", name_,
+                            S_ISDIR(status.st_mode) ? "a folder" : "something else")};
+  }
+  size_ = static_cast<uint64_t>(status.st_size);
+}
+
+FileReader::~FileReader() { ::close(descriptor_); }
+
+size_t FileReader::read_some(std::span<std::byte> target) {
+  size_t done = 0;
+  while (done < target.size()) {
+    const ssize_t got =
+        ::read(descriptor_, target.data() + done, std::min(target.size() - done, kLargestCall));
+    if (got == 0) break;
+    if (got < 0 && errno == EINTR) continue;
+    if (got < 0) {
+      throw Error{ErrorCode::io, fmt::format("[file] {}: cannot read: {}", name_, reason(errno))};
+    }
+    done += static_cast<size_t>(got);
+  }
+  return done;
+}
+
+void FileReader::read(std::span<std::byte> target) {
+  const size_t got = read_some(target);
+  if (got < target.size()) {
+    throw Error{ErrorCode::corrupt,
+                fmt::format("[file] {}: truncated: expected {} more bytes, got {}", name_,
+                            target.size(), got)};
+  }
+}
+
+namespace {
+
+template <class Bytes>
+Bytes read_whole(const fs::path& path, uint64_t limit) {
+  FileReader file(path);
+  if (file.size() > limit) {
+    throw Error{ErrorCode::invalid_argument,
+                fmt::format("[file] {}: expected at most {} bytes, got {}", path.string(), limit,
+                            file.size())};
+  }
+  Bytes bytes;
+  try {
+    bytes.resize(static_cast<size_t>(file.size()));
+  } catch (const std::bad_alloc&) {
+    throw Error{
+        ErrorCode::out_of_memory,
+        fmt::format("[file] {}: not enough memory for its {} bytes", path.string(), file.size())};
+  }
+  // Less than size(): another process cut the file just now; its parser will notice.
+  bytes.resize(file.read_some(std::as_writable_bytes(std::span(bytes.data(), bytes.size()))));
+  return bytes;
+}
+
+}  // namespace
+
+std::vector<std::byte> read_file(const fs::path& path, uint64_t limit) {
+  return read_whole<std::vector<std::byte>>(path, limit);
+}
+std::string read_text_file(const fs::path& path, uint64_t limit) {
+  return read_whole<std::string>(path, limit);
+}
+
+void FileWriter::write(std::span<const std::byte> bytes) {
+  while (!bytes.empty()) {
+    const ssize_t put = ::write(descriptor_, bytes.data(), std::min(bytes.size(), kLargestCall));
+    if (put < 0 && errno == EINTR) continue;
+    if (put < 0) throw_write_error(name_, errno);
+    if (put == 0) throw_write_error(name_, ENOSPC);
+    bytes = bytes.subspan(static_cast<size_t>(put));
+  }
+}
+
+void write_file_atomically(const fs::path& path, const std::function<void(FileWriter&)>& write) {
+  const std::string name = path.string();
+  const fs::path folder = path.has_parent_path() ? path.parent_path() : fs::path(".");
+  // The temporary outlives the descriptor, which may throw before it is known to exist.
+  Temporary temporary{{}, false};
+  Descriptor descriptor{create_temporary(folder, name, temporary.path)};
+  temporary.armed = true;
+
+  FileWriter writer(descriptor.value, name);
+  write(writer);
+  if (::fsync(descriptor.value) != 0) throw_write_error(name, errno);
+  const int closing = descriptor.value;
+  descriptor.value = -1;
+  if (::close(closing) != 0 && errno != EINTR) throw_write_error(name, errno);
+  if (::rename(temporary.path.c_str(), path.c_str()) != 0) throw_write_error(name, errno);
+  temporary.armed = false;
+  sync_folder(folder, name);
+}
+
+void write_file_atomically(const fs::path& path, std::span<const std::byte> bytes) {
+  write_file_atomically(path, [&](FileWriter& writer) { writer.write(bytes); });
+}
+void write_file_atomically(const fs::path& path, std::string_view text) {
+  write_file_atomically(path, [&](FileWriter& writer) { writer.write(text); });
+}
+
+}  // namespace fovea

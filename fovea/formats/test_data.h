@@ -1,0 +1,75 @@
+// For tests only: folders that remove themselves, bytes from text, the shared data where it exists,
+// and the check that an Error has a code and says something.
+#pragma once
+
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <cstdlib>
+#include <filesystem>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "fovea/base/error.h"
+
+namespace fovea {
+
+class TemporaryFolder {
+ public:
+  TemporaryFolder() {
+    std::string name = (std::filesystem::temp_directory_path() / "fovea_test_XXXXXX").string();
+    if (::mkdtemp(name.data()) == nullptr) std::abort();
+    path_ = name;
+  }
+  ~TemporaryFolder() {
+    std::error_code ignored;
+    std::filesystem::remove_all(path_, ignored);
+  }
+  TemporaryFolder(const TemporaryFolder&) = delete;
+  TemporaryFolder& operator=(const TemporaryFolder&) = delete;
+
+  std::filesystem::path operator/(std::string_view name) const { return path_ / name; }
+  const std::filesystem::path& path() const { return path_; }
+  // Files and folders in it.
+  size_t entries() const {
+    size_t count = 0;
+    for ([[maybe_unused]] const auto& entry : std::filesystem::directory_iterator(path_)) ++count;
+    return count;
+  }
+
+ private:
+  std::filesystem::path path_;
+};
+
+// A file of the data that developers share: $FOVEA_SHARED_DATA, or ../shared/data beside the
+// sources. Empty where it is absent: the test then skips.
+inline std::filesystem::path shared_data(std::string_view name) {
+  const char* folder = std::getenv("FOVEA_SHARED_DATA");
+  const std::filesystem::path path =
+      (folder != nullptr ? std::filesystem::path(folder)
+                         : std::filesystem::path(FOVEA_SOURCE_DIR) / "../shared/data") /
+      name;
+  return std::filesystem::exists(path) ? path : std::filesystem::path();
+}
+
+inline std::vector<std::byte> to_bytes(std::string_view text) {
+  const auto bytes = std::as_bytes(std::span(text.data(), text.size()));
+  return {bytes.begin(), bytes.end()};
+}
+
+// The call throws an Error with this code whose message holds the text.
+template <class F>
+void expect_error(ErrorCode code, std::string_view text, F&& call) {
+  try {
+    call();
+    ADD_FAILURE() << "no Error; expected one with: " << text;
+  } catch (const Error& error) {
+    EXPECT_EQ(static_cast<int>(error.code()), static_cast<int>(code)) << error.what();
+    EXPECT_NE(std::string_view(error.what()).find(text), std::string_view::npos)
+        << "expected: " << text << "\ngot: " << error.what();
+  }
+}
+
+}  // namespace fovea

@@ -1,0 +1,103 @@
+#include "fovea/kernels/attention.h"
+
+#include <string>
+
+#include "fovea/base/error.h"
+
+namespace fovea {
+namespace {
+
+[[noreturn]] void wrong(const std::string& expected, const std::string& got) {
+  throw Error{ErrorCode::invalid_argument, "[attention] expected " + expected + ", got " + got};
+}
+
+void check_size(const char* name, int64_t value) {
+  // Lanes count queries and keys in 32 bits.
+  if (value < 1 || value >= (int64_t{1} << 31))
+    wrong(std::string(name) + " between 1 and 2^31 - 1", std::to_string(value));
+}
+
+// Rows of one array must not overlap; inputs may be shared between tokens, heads or samples.
+void check_strides(const char* name, const AttentionStrides& s, int64_t dim, bool output,
+                   int64_t batch, int64_t tokens, int64_t heads) {
+  const auto bad = [&](int64_t stride, int64_t count) {
+    return stride < 0 || (output && count > 1 && stride < dim);
+  };
+  if (bad(s.batch, batch) || bad(s.token, tokens) || bad(s.head, heads)) {
+    wrong(std::string("strides of ") + name +
+              (output ? " of at least " + std::to_string(dim) + " elements" : " not below 0"),
+          "batch " + std::to_string(s.batch) + ", token " + std::to_string(s.token) + ", head " +
+              std::to_string(s.head));
+  }
+}
+
+}  // namespace
+
+void set_dense_strides(AttentionProblem& p, bool packed) {
+  const auto dense = [packed](int64_t tokens, int64_t heads, int64_t dim) {
+    return packed ? AttentionStrides::packed(tokens, heads, dim)
+                  : AttentionStrides::head_major(tokens, heads, dim);
+  };
+  p.q = p.dq = dense(p.tq, p.heads, p.head_dim);
+  p.k = p.dk = dense(p.tk, p.kv_heads, p.head_dim);
+  p.v = p.dv = dense(p.tk, p.kv_heads, p.value_dim);
+  p.out = p.dout = dense(p.tq, p.heads, p.value_dim);
+}
+
+namespace attention_detail {
+
+void check(const AttentionProblem& p, bool backward) {
+  check_size("batch", p.batch);
+  check_size("tq", p.tq);
+  check_size("tk", p.tk);
+  check_size("heads", p.heads);
+  check_size("kv_heads", p.kv_heads);
+  check_size("head_dim", p.head_dim);
+  check_size("value_dim", p.value_dim);
+  if (p.heads % p.kv_heads != 0) {
+    wrong("heads to be a multiple of kv_heads",
+          std::to_string(p.heads) + " and " + std::to_string(p.kv_heads));
+  }
+  if (p.heads_kept < 0 || p.heads_kept > p.heads)
+    wrong("heads_kept between 0 and " + std::to_string(p.heads), std::to_string(p.heads_kept));
+  if (p.window_left < -1 || p.window_right < -1) {
+    wrong("windows of at least 0, or -1 for no limit",
+          std::to_string(p.window_left) + " and " + std::to_string(p.window_right));
+  }
+  if (!(p.scale > -std::numeric_limits<float>::max() &&
+        p.scale < std::numeric_limits<float>::max()))
+    wrong("a finite scale", std::to_string(p.scale));
+  check_strides("q", p.q, p.head_dim, false, p.batch, p.tq, p.heads);
+  check_strides("k", p.k, p.head_dim, false, p.batch, p.tk, p.kv_heads);
+  check_strides("v", p.v, p.value_dim, false, p.batch, p.tk, p.kv_heads);
+  check_strides("out", p.out, p.value_dim, !backward, p.batch, p.tq, p.heads);
+  if (!backward) return;
+  check_strides("dout", p.dout, p.value_dim, false, p.batch, p.tq, p.heads);
+  check_strides("dq", p.dq, p.head_dim, true, p.batch, p.tq, p.heads);
+  check_strides("dk", p.dk, p.head_dim, true, p.batch, p.tk, p.kv_heads);
+  check_strides("dv", p.dv, p.value_dim, true, p.batch, p.tk, p.kv_heads);
+}
+
+}  // namespace attention_detail
+
+std::span<const AttentionKernel> attention_kernels() {
+  static const std::vector<AttentionKernel> list = [] {
+    std::vector<AttentionKernel> kernels;
+    attention_detail::append_hwy(kernels);
+    kernels.push_back({"ref", attention_detail::plan_ref});
+    return kernels;
+  }();
+  return list;
+}
+
+std::span<const AttentionBackwardKernel> attention_backward_kernels() {
+  static const std::vector<AttentionBackwardKernel> list = [] {
+    std::vector<AttentionBackwardKernel> kernels;
+    attention_detail::append_backward_hwy(kernels);
+    kernels.push_back({"ref", attention_detail::plan_backward_ref});
+    return kernels;
+  }();
+  return list;
+}
+
+}  // namespace fovea

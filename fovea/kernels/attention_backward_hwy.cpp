@@ -1,0 +1,380 @@
+// Tiled fp32 attention, backward, in SIMD of each target. For a block of keys and a block of
+// queries, with the lanes over queries, P^T = exp2(K Q^T - lse) is made again, then
+// (FlashAttention, algorithm 4)
+//   dP^T = V dO^T,  dS = P * (dP - delta),  dV += P^T dO,  dK += dS^T Q,  dQ^T += K^T dS.
+// One task owns a key/value head, so nothing is added across tasks.
+#include <cmath>
+
+#define HWY_DISABLED_TARGETS (HWY_SSSE3 | HWY_AVX3_DL)
+#define HWY_TARGET_INCLUDE "fovea/kernels/attention_backward_hwy.cpp"
+#include "hwy/foreach_target.h"  // IWYU pragma: keep
+// after foreach_target.h
+#include "fovea/base/error.h"
+#include "fovea/kernels/attention-inl.h"
+#include "fovea/kernels/attention.h"
+
+#ifndef FOVEA_ATTENTION_BACKWARD_ONCE
+#define FOVEA_ATTENTION_BACKWARD_ONCE
+namespace fovea::attention_detail {
+namespace {
+
+constexpr int64_t kKeyBlock = 64;    // of the products
+constexpr int64_t kKeySpan = 512;    // keys whose gradients stand in scratch (in L2) at a time
+constexpr int64_t kQueryBlock = 48;  // about; a multiple of the lanes
+
+struct BackwardTask {
+  const AttentionProblem& problem;
+  const AttentionBackwardArgs& args;
+  int64_t batch, kv_head;
+};
+
+// The pieces of one worker's scratch, in floats, each aligned to a vector of any target.
+struct BackwardLayout {
+  BackwardLayout(const AttentionProblem& p, int64_t lanes) {
+    const auto round = [](int64_t n, int64_t to) { return (n + to - 1) / to * to; };
+    width = std::min(round(kQueryBlock, lanes), round(p.tq, lanes));
+    dim = round(p.head_dim, lanes);
+    value_dim = round(p.value_dim, lanes);
+    span = std::min(kKeySpan, p.tk);
+    const int64_t keys = std::min(kKeyBlock, p.tk);
+    int64_t used = 0;
+    const auto take = [&](int64_t floats) {
+      const int64_t at = used;
+      used += round(floats, 16);
+      return at;
+    };
+    qt = take(p.head_dim * width);
+    dot = take(p.value_dim * width);
+    q = take(width * dim);
+    dout = take(width * value_dim);
+    dqt = take(p.head_dim * width);
+    p_block = take(keys * width);
+    ds_block = take(keys * width);
+    dk = take(span * dim);
+    dv = take(span * value_dim);
+    k = take(scattered(p.k, p.head_dim) ? span * dim : 0);
+    v = take(scattered(p.v, p.value_dim) ? span * value_dim : 0);
+    lse = take(width);
+    delta = take(width);
+    begin = take(width);
+    end = take(width);
+    deltas = take(p.heads / p.kv_heads * p.tq);
+    total = used;
+  }
+
+  int64_t width;           // queries in a block
+  int64_t dim, value_dim;  // rounded up to whole vectors
+  int64_t span;
+  int64_t qt, dot;            // Q^T times scale log2(e), dO^T: [dim][width]
+  int64_t q, dout;            // [width][dim]
+  int64_t dqt;                // [dim][width]
+  int64_t p_block, ds_block;  // [keys][width]
+  int64_t dk, dv;             // [span][dim]
+  int64_t k, v;               // the same, of keys and values that are scattered in memory
+  int64_t lse, delta;         // one a query of the block
+  int64_t begin, end;         // int32
+  int64_t deltas;             // rowsum(dO * O) of every query of the group
+  int64_t total;
+};
+
+}  // namespace
+}  // namespace fovea::attention_detail
+#endif
+
+#if FOVEA_ATTENTION_SIMD
+HWY_BEFORE_NAMESPACE();
+namespace fovea {
+namespace HWY_NAMESPACE {
+namespace {
+
+using attention_detail::BackwardLayout;
+using attention_detail::BackwardTask;
+using attention_detail::kKeyBlock;
+
+HWY_INLINE void fill_zero(float* at, int64_t floats) {
+  for (int64_t i = 0; i < floats; ++i) at[i] = 0.0f;
+}
+
+HWY_INLINE float dot_rows(const float* a, const float* b, int64_t n) {
+  const F32 d;
+  Vec sum = hn::Zero(d);
+  int64_t i = 0;
+  for (; i + kLanes <= n; i += kLanes)
+    sum = hn::MulAdd(hn::LoadU(d, a + i), hn::LoadU(d, b + i), sum);
+  float total = hn::GetLane(hn::SumOfLanes(d, sum));
+  for (; i < n; ++i) total += a[i] * b[i];
+  return total;
+}
+
+class HeadBackward {
+ public:
+  HeadBackward(const BackwardTask& task, float* scratch)
+      : p_(task.problem), args_(task.args), task_(task), layout_(p_, kLanes), scratch_(scratch) {}
+
+  void run() {
+    const int64_t group = p_.heads / p_.kv_heads;
+    const int64_t first_head = task_.kv_head * group;
+    const int64_t kept = HWY_MAX(0, HWY_MIN(group, p_.heads_kept - first_head));
+    for (int64_t h = 0; h < kept; ++h) {
+      for (int64_t i = 0; i < p_.tq; ++i) {
+        scratch_[layout_.deltas + h * p_.tq + i] =
+            dot_rows(at(args_.dout, p_.dout, i, first_head + h),
+                     at(args_.out, p_.out, i, first_head + h), p_.value_dim);
+      }
+    }
+    for (int64_t h = kept; h < group; ++h) {
+      for (int64_t i = 0; i < p_.tq; ++i)
+        fill_zero(at(args_.dq, p_.dq, i, first_head + h), p_.head_dim);
+    }
+    for (int64_t span = 0; span < p_.tk; span += layout_.span) {
+      const int64_t keys = HWY_MIN(layout_.span, p_.tk - span);
+      k_ = gather_rows(at(args_.k, p_.k, span, task_.kv_head), p_.k, keys, p_.head_dim,
+                       scratch_ + layout_.k);
+      v_ = gather_rows(at(args_.v, p_.v, span, task_.kv_head), p_.v, keys, p_.value_dim,
+                       scratch_ + layout_.v);
+      fill_zero(scratch_ + layout_.dk, keys * layout_.dim);
+      fill_zero(scratch_ + layout_.dv, keys * layout_.value_dim);
+      for (int64_t h = 0; h < kept; ++h) {
+        for (int64_t i = 0; i < p_.tq; i += layout_.width)
+          queries(first_head + h, h, i, span, keys);
+      }
+      write(scratch_ + layout_.dk, layout_.dim, p_.head_dim, static_cast<float>(p_.scale), span,
+            keys, args_.dk, p_.dk);
+      write(scratch_ + layout_.dv, layout_.value_dim, p_.value_dim, 1.0f, span, keys, args_.dv,
+            p_.dv);
+    }
+  }
+
+ private:
+  const float* at(const void* base, const AttentionStrides& s, int64_t token, int64_t head) const {
+    return static_cast<const float*>(base) + task_.batch * s.batch + token * s.token +
+           head * s.head;
+  }
+  float* at(void* base, const AttentionStrides& s, int64_t token, int64_t head) const {
+    return static_cast<float*>(base) + task_.batch * s.batch + token * s.token + head * s.head;
+  }
+
+  // One block of queries against the keys [span, span + span_keys).
+  HWY_NOINLINE void queries(int64_t head, int64_t head_in_group, int64_t first, int64_t span,
+                            int64_t span_keys) {
+    const int64_t count = HWY_MIN(layout_.width, p_.tq - first);
+    const int64_t width = (count + kLanes - 1) / kLanes * kLanes;
+    const int64_t length = attention_detail::key_length(p_, args_.key_lengths, task_.batch);
+    float* dq = at(args_.dq, p_.dq, first, head);
+    const BlockKeys seen = block_keys(p_, first, count, length, width, begin(), end());
+    const int64_t from = HWY_MAX(span, seen.touched.begin);
+    const int64_t to = HWY_MIN(span + span_keys, seen.touched.end);
+    if (from >= to) {
+      if (span == 0) {
+        for (int64_t i = 0; i < count; ++i) fill_zero(dq + i * p_.dq.token, p_.head_dim);
+      }
+      return;
+    }
+    load_queries(head, head_in_group, first, count, width);
+    for (int64_t j = from; j < to; j += kKeyBlock) {
+      const int64_t keys = HWY_MIN(kKeyBlock, to - j);
+      const bool mask = j < seen.full.begin || j + keys > seen.full.end;
+      block(j, keys, j - span, count, width, mask);
+    }
+    const float scale = static_cast<float>(p_.scale);
+    const float* dqt = scratch_ + layout_.dqt;
+    if (span == 0)
+      transpose<false>(dqt, width, p_.head_dim, count, scale, dq, p_.dq.token);
+    else
+      transpose<true>(dqt, width, p_.head_dim, count, scale, dq, p_.dq.token);
+  }
+
+  void load_queries(int64_t head, int64_t head_in_group, int64_t first, int64_t count,
+                    int64_t width) {
+    constexpr double kLog2E = 1.4426950408889634;
+    float* q = scratch_ + layout_.q;
+    float* dout = scratch_ + layout_.dout;
+    copy_rows(at(args_.q, p_.q, first, head), p_.q.token, count, p_.head_dim, q, layout_.dim);
+    copy_rows(at(args_.dout, p_.dout, first, head), p_.dout.token, count, p_.value_dim, dout,
+              layout_.value_dim);
+    load_transposed(q, layout_.dim, count, p_.head_dim, static_cast<float>(p_.scale * kLog2E),
+                    scratch_ + layout_.qt, width);
+    load_transposed(dout, layout_.value_dim, count, p_.value_dim, 1.0f, scratch_ + layout_.dot,
+                    width);
+    fill_zero(scratch_ + layout_.dqt, p_.head_dim * width);
+    const float* lse =
+        static_cast<const float*>(args_.lse) + (task_.batch * p_.heads + head) * p_.tq + first;
+    const float* deltas = scratch_ + layout_.deltas + head_in_group * p_.tq + first;
+    for (int64_t i = 0; i < width; ++i) {
+      // +infinity makes the probabilities of a query without keys, and of an absent one, 0.
+      const bool none = i >= count || lse[i] == -HUGE_VALF;
+      scratch_[layout_.lse + i] =
+          none ? HUGE_VALF : static_cast<float>(static_cast<double>(lse[i]) * kLog2E);
+      scratch_[layout_.delta + i] = i < count ? deltas[i] : 0.0f;
+    }
+  }
+
+  // The five products for the keys from j on, whose gradients stand at row `row` of dk and dv.
+  void block(int64_t j, int64_t keys, int64_t row, int64_t count, int64_t width, bool mask) {
+    const int64_t vecs = width / kLanes;
+    const float* k = k_.first + row * k_.stride;
+    const float* v = v_.first + row * v_.stride;
+    float* p_block = scratch_ + layout_.p_block;
+    float* ds_block = scratch_ + layout_.ds_block;
+    product<Into::set, Contiguous::step>({.a = k,
+                                          .a_stride = k_.stride,
+                                          .b = scratch_ + layout_.qt,
+                                          .b_stride = width,
+                                          .c = p_block,
+                                          .c_stride = width,
+                                          .lane_row = nullptr,
+                                          .steps = p_.head_dim},
+                                         keys, vecs);
+    product<Into::set, Contiguous::step>({.a = v,
+                                          .a_stride = v_.stride,
+                                          .b = scratch_ + layout_.dot,
+                                          .b_stride = width,
+                                          .c = ds_block,
+                                          .c_stride = width,
+                                          .lane_row = nullptr,
+                                          .steps = p_.value_dim},
+                                         keys, vecs);
+    if (mask)
+      probabilities<true>(j, keys, width, p_block, ds_block);
+    else
+      probabilities<false>(j, keys, width, p_block, ds_block);
+    product<Into::add, Contiguous::step>({.a = p_block,
+                                          .a_stride = width,
+                                          .b = scratch_ + layout_.dout,
+                                          .b_stride = layout_.value_dim,
+                                          .c = scratch_ + layout_.dv + row * layout_.value_dim,
+                                          .c_stride = layout_.value_dim,
+                                          .lane_row = nullptr,
+                                          .steps = count},
+                                         keys, layout_.value_dim / kLanes);
+    product<Into::add, Contiguous::step>({.a = ds_block,
+                                          .a_stride = width,
+                                          .b = scratch_ + layout_.q,
+                                          .b_stride = layout_.dim,
+                                          .c = scratch_ + layout_.dk + row * layout_.dim,
+                                          .c_stride = layout_.dim,
+                                          .lane_row = nullptr,
+                                          .steps = count},
+                                         keys, layout_.dim / kLanes);
+    product<Into::add, Contiguous::row>({.a = k,
+                                         .a_stride = k_.stride,
+                                         .b = ds_block,
+                                         .b_stride = width,
+                                         .c = scratch_ + layout_.dqt,
+                                         .c_stride = width,
+                                         .lane_row = nullptr,
+                                         .steps = keys},
+                                        p_.head_dim, vecs);
+  }
+
+  // Scores become probabilities, and dP becomes dS without the scale.
+  template <bool kMask>
+  HWY_INLINE void probabilities(int64_t first_key, int64_t keys, int64_t width, float* scores,
+                                float* dp) const {
+    const F32 d;
+    for (int64_t v = 0; v < width; v += kLanes) {
+      const Vec lse = hn::Load(d, scratch_ + layout_.lse + v);
+      const Vec delta = hn::Load(d, scratch_ + layout_.delta + v);
+      for (int64_t j = 0; j < keys; ++j) {
+        const int64_t i = j * width + v;
+        Vec score = hn::Load(d, scores + i);
+        if (kMask) score = masked(score, first_key + j, begin() + v, end() + v);
+        const Vec p = exp2(hn::Sub(score, lse));
+        hn::Store(p, d, scores + i);
+        hn::Store(hn::Mul(p, hn::Sub(hn::Load(d, dp + i), delta)), d, dp + i);
+      }
+    }
+  }
+
+  void write(const float* from, int64_t padded, int64_t dim, float factor, int64_t first_key,
+             int64_t keys, void* to, const AttentionStrides& strides) const {
+    for (int64_t j = 0; j < keys; ++j) {
+      float* row = at(to, strides, first_key + j, task_.kv_head);
+      for (int64_t c = 0; c < dim; ++c) row[c] = factor * from[j * padded + c];
+    }
+  }
+
+  int32_t* begin() const { return reinterpret_cast<int32_t*>(scratch_ + layout_.begin); }
+  int32_t* end() const { return reinterpret_cast<int32_t*>(scratch_ + layout_.end); }
+
+  const AttentionProblem& p_;
+  const AttentionBackwardArgs& args_;
+  const BackwardTask& task_;
+  const BackwardLayout layout_;
+  float* const scratch_;
+  Rows k_{}, v_{};  // of the span
+};
+
+}  // namespace
+
+void attention_backward(const BackwardTask& task, float* scratch) {
+  HeadBackward(task, scratch).run();
+}
+int64_t attention_backward_lanes() { return kLanes; }
+
+}  // namespace HWY_NAMESPACE
+}  // namespace fovea
+HWY_AFTER_NAMESPACE();
+#endif  // FOVEA_ATTENTION_SIMD
+
+#if HWY_ONCE
+namespace fovea::attention_detail {
+namespace {
+
+using BackwardFunction = void (*)(const BackwardTask&, float*);
+
+class HwyBackward final : public KernelPlan<AttentionBackwardArgs> {
+ public:
+  HwyBackward(const AttentionProblem& problem, BackwardFunction function, int64_t lanes)
+      : p_(problem), function_(function) {
+    worker_scratch_bytes = static_cast<size_t>(BackwardLayout(p_, lanes).total) * sizeof(float);
+  }
+
+  void run(const AttentionBackwardArgs& args,
+           const KernelContext& context) const noexcept override {
+    FOVEA_ASSERT(args.lse != nullptr);
+    context.pool->parallel_for(p_.batch * p_.kv_heads, [&](int64_t block, int worker) {
+      function_({.problem = p_,
+                 .args = args,
+                 .batch = block / p_.kv_heads,
+                 .kv_head = block % p_.kv_heads},
+                context.worker<float>(worker));
+    });
+  }
+
+ private:
+  AttentionProblem p_;
+  BackwardFunction function_;
+};
+
+template <BackwardFunction kFunction, int64_t (*kLanesOf)()>
+std::unique_ptr<KernelPlan<AttentionBackwardArgs>> plan_hwy(const AttentionProblem& problem) {
+  check(problem, true);
+  if (problem.dtype != DType::f32 || problem.head_dim > 256 || problem.value_dim > 256)
+    return nullptr;
+  return std::make_unique<HwyBackward>(problem, kFunction, kLanesOf());
+}
+
+}  // namespace
+
+void append_backward_hwy([[maybe_unused]] std::vector<AttentionBackwardKernel>& list) {
+  [[maybe_unused]] const int64_t supported = hwy::SupportedTargets();
+#if HWY_TARGETS & HWY_AVX3
+  if (supported & HWY_AVX3)
+    list.push_back(
+        {"hwy_avx3", plan_hwy<N_AVX3::attention_backward, N_AVX3::attention_backward_lanes>});
+#endif
+#if HWY_TARGETS & HWY_AVX2
+  if (supported & HWY_AVX2)
+    list.push_back(
+        {"hwy_avx2", plan_hwy<N_AVX2::attention_backward, N_AVX2::attention_backward_lanes>});
+#endif
+#if HWY_TARGETS & HWY_SSE4
+  if (supported & HWY_SSE4)
+    list.push_back(
+        {"hwy_sse4", plan_hwy<N_SSE4::attention_backward, N_SSE4::attention_backward_lanes>});
+#endif
+}
+
+}  // namespace fovea::attention_detail
+#endif  // HWY_ONCE

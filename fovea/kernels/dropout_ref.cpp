@@ -1,0 +1,99 @@
+#include "fovea/kernels/dropout.h"
+
+#include <algorithm>
+#include <cmath>
+#include <memory>
+
+#include "fovea/kernels/lanes.h"
+
+namespace fovea {
+namespace {
+
+constexpr int kGroups = lanes::kLanes;  // of four numbers, made at a time
+
+// philox4x32 for the counters {group, stream} of kGroups groups from `first` on: the same numbers,
+// with the groups in vector lanes.
+void philox_groups(uint64_t first, uint64_t stream, uint32_t key0, uint32_t key1,
+                   uint32_t (&numbers)[4 * kGroups]) {
+  uint32_t c0[kGroups], c1[kGroups], c2[kGroups], c3[kGroups];
+  for (int j = 0; j < kGroups; ++j) {
+    const uint64_t group = first + static_cast<uint64_t>(j);
+    c0[j] = static_cast<uint32_t>(group);
+    c1[j] = static_cast<uint32_t>(group >> 32);
+    c2[j] = static_cast<uint32_t>(stream);
+    c3[j] = static_cast<uint32_t>(stream >> 32);
+  }
+  for (int round = 0; round < 10; ++round) {
+    for (int j = 0; j < kGroups; ++j) {
+      const uint64_t p0 = uint64_t{0xD2511F53u} * c0[j];
+      const uint64_t p1 = uint64_t{0xCD9E8D57u} * c2[j];
+      c0[j] = static_cast<uint32_t>(p1 >> 32) ^ c1[j] ^ key0;
+      c1[j] = static_cast<uint32_t>(p1);
+      c2[j] = static_cast<uint32_t>(p0 >> 32) ^ c3[j] ^ key1;
+      c3[j] = static_cast<uint32_t>(p0);
+    }
+    key0 += 0x9E3779B9u;
+    key1 += 0xBB67AE85u;
+  }
+  for (int j = 0; j < kGroups; ++j) {
+    numbers[4 * j] = c0[j];
+    numbers[4 * j + 1] = c1[j];
+    numbers[4 * j + 2] = c2[j];
+    numbers[4 * j + 3] = c3[j];
+  }
+}
+
+template <class T>
+class DropoutPlan final : public KernelPlan<DropoutArgs> {
+ public:
+  explicit DropoutPlan(const DropoutProblem& p)
+      : p_(p),
+        threshold_(static_cast<int32_t>(std::ceil(double{static_cast<float>(p.rate)} * 0x1p24))),
+        scale_(p.rate < 1 ? static_cast<T>(1 / (1 - p.rate)) : T{0}) {}
+
+  void run(const DropoutArgs& args, const KernelContext& context) const noexcept override {
+    const T* x = static_cast<const T*>(args.x);
+    T* y = static_cast<T*>(args.y);
+    const auto seed = static_cast<uint32_t>(args.rng[0]), step = static_cast<uint32_t>(args.rng[1]);
+    const int64_t origin = int64_t{args.rng[2]} * p_.per_sample;
+    lanes::for_flat(*context.pool, p_.samples * p_.per_sample, [&](int64_t start, int64_t n) {
+      uint32_t numbers[4 * kGroups];
+      for (int64_t i = start; i < start + n;) {
+        const auto element = static_cast<uint64_t>(origin + i);
+        philox_groups(element / 4, p_.stream, seed, step, numbers);
+        const auto skipped = static_cast<int64_t>(element % 4);
+        const int64_t count = std::min(4 * kGroups - skipped, start + n - i);
+        const T scale = scale_;
+        const int32_t threshold = threshold_;
+        lanes::map(
+            count, y + i,
+            [scale, threshold](T v, uint32_t r) {
+              return (static_cast<int32_t>(r >> 8) >= threshold ? v : T{0}) * scale;
+            },
+            x + i, numbers + skipped);
+        i += count;
+      }
+    });
+  }
+
+ private:
+  DropoutProblem p_;
+  int32_t threshold_;  // philox_unit(r) >= rate is r >> 8 >= rate 2^24, without conversions
+  T scale_;
+};
+
+std::unique_ptr<KernelPlan<DropoutArgs>> plan_dropout(const DropoutProblem& p) {
+  if (p.samples < 0 || p.per_sample < 0 || !(p.rate >= 0 && p.rate <= 1)) return nullptr;
+  if (p.dtype == DType::f32) return std::make_unique<DropoutPlan<float>>(p);
+  if (p.dtype == DType::f64) return std::make_unique<DropoutPlan<double>>(p);
+  return nullptr;
+}
+
+}  // namespace
+
+std::span<const Kernel<DropoutProblem, DropoutArgs>> dropout_kernels() {
+  static constexpr Kernel<DropoutProblem, DropoutArgs> kList[] = {{"ref", plan_dropout}};
+  return kList;
+}
+
+}  // namespace fovea

@@ -1,0 +1,17 @@
+// Which libraries the kernels stand on, as they were found when the program ran.
+#pragma once
+
+#include <string>
+#include <vector>
+
+namespace fovea {
+
+struct LibraryVersion {
+  std::string name;     // "oneDNN"
+  std::string version;  // "2.6.3"
+  std::string detail;   // what it makes of this processor; may be empty
+};
+
+std::vector<LibraryVersion> kernel_libraries();
+
+}  // namespace fovea

@@ -1,0 +1,54 @@
+#include "fovea/models/blocks.h"
+
+#include <fmt/format.h>
+
+#include "fovea/graph/ops.h"
+
+namespace fovea {
+
+Value maybe_dropout(Graph& g, Value x, double rate, const BuildContext& context,
+                    std::string_view name) {
+  if (!context.training || rate == 0) return x;
+  return ops::dropout(g, x, context.rng, rate, name);
+}
+
+Value self_attention(Graph& g, Value x, const EncoderOptions& o) {
+  const int64_t kv = o.attention.kv_heads ? o.attention.kv_heads : o.heads;
+  const int64_t kv_width = o.width / o.heads * kv;
+  const Value q = ops::linear(g, "q", x, o.width);
+  const Value k = ops::linear(g, "k", x, kv_width, /*bias=*/false);
+  const Value v = ops::linear(g, "v", x, kv_width);
+  const Value a = ops::attention(g, q, k, v,
+                                 {.heads = o.heads,
+                                  .kv_heads = o.attention.kv_heads,
+                                  .causal = o.attention.causal,
+                                  .window_left = o.attention.window_left,
+                                  .window_right = o.attention.window_right},
+                                 "attn");
+  return ops::linear(g, "out", a, o.width);
+}
+
+Value feed_forward(Graph& g, Value x, const EncoderOptions& o) {
+  const Value h = ops::gelu(g, ops::linear(g, "fc1", x, o.mlp));
+  return ops::linear(g, "fc2", h, o.width);
+}
+
+Value encoder(Graph& g, Value x, const EncoderOptions& o, const BuildContext& context) {
+  if (o.layers < 1 || o.heads < 1 || o.width < 1 || o.mlp < 1 || o.width % o.heads != 0)
+    throw Error(
+        ErrorCode::invalid_argument,
+        fmt::format("[model] expected layers, width, heads and mlp of at least 1 and a width that "
+                    "is a multiple of the heads, got layers={} width={} heads={} mlp={}",
+                    o.layers, o.width, o.heads, o.mlp));
+  const Graph::Scope scope(g, "enc");
+  for (int64_t i = 0; i < o.layers; ++i) {
+    const Graph::Scope layer(g, std::to_string(i));
+    const Value a = self_attention(g, ops::layer_norm(g, "norm1", x), o);
+    x = ops::add(g, x, maybe_dropout(g, a, o.dropout, context, "drop1"));
+    const Value h = feed_forward(g, ops::layer_norm(g, "norm2", x), o);
+    x = ops::add(g, x, maybe_dropout(g, h, o.dropout, context, "drop2"));
+  }
+  return ops::layer_norm(g, "norm", x);
+}
+
+}  // namespace fovea

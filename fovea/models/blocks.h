@@ -1,0 +1,55 @@
+// The blocks that models are made of.
+#pragma once
+
+#include "fovea/graph/graph.h"
+
+namespace fovea {
+
+// What differs between building for training and for inference.
+struct BuildContext {
+  bool training = false;
+  Value rng;  // i32 [3], read by dropout; needed when training with dropout
+};
+
+// [model.attention] of a recipe: the attributes of every attention node of a model.
+struct AttentionOptions {
+  int64_t kv_heads = 0;  // 0: as many as heads
+  bool causal = false;
+  int64_t window_left = -1;  // keys further away are not seen; -1: no limit
+  int64_t window_right = -1;
+
+  template <class V>
+  void visit(V& v) {
+    v("kv_heads", kv_heads);
+    v("causal", causal);
+    v("window_left", window_left);
+    v("window_right", window_right);
+  }
+};
+
+struct EncoderOptions {
+  int64_t layers = 4;
+  int64_t width = 64;
+  int64_t heads = 4;
+  int64_t mlp = 128;     // width of the hidden layer
+  double dropout = 0.0;  // on the results of attention and of the hidden layer
+  AttentionOptions attention = {};
+};
+
+// x where not training or the rate is 0.
+Value maybe_dropout(Graph& g, Value x, double rate, const BuildContext& context,
+                    std::string_view name);
+
+// Self-attention with its projections: x [B,T,C] -> [B,T,C]. The key has no bias: its true gradient
+// is zero, and AdamW would turn its rounding noise into full steps.
+Value self_attention(Graph& g, Value x, const EncoderOptions& options);
+
+// The hidden layer with GELU: x [B,T,C] -> [B,T,C].
+Value feed_forward(Graph& g, Value x, const EncoderOptions& options);
+
+// Pre-norm transformer encoder (Vaswani et al. 2017; pre-norm: Xiong et al. 2020), with a last
+// norm: x [B,T,C] -> [B,T,C]. Nodes are named enc.0.attn and so on. Throws Error when the options
+// do not fit.
+Value encoder(Graph& g, Value x, const EncoderOptions& options, const BuildContext& context);
+
+}  // namespace fovea

@@ -1,0 +1,66 @@
+#include "fovea/passes/pipeline.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <chrono>
+
+#include "fovea/base/error.h"
+#include "fovea/base/text.h"
+#include "fovea/passes/apply_level.h"
+#include "fovea/passes/common_subexpressions.h"
+#include "fovea/passes/dead_nodes.h"
+#include "fovea/passes/differentiate.h"
+#include "fovea/passes/fold.h"
+#include "fovea/passes/fuse_attention.h"
+#include "fovea/passes/lower.h"
+
+namespace fovea {
+
+namespace {
+Graph optimise(const Graph& graph, const PassContext& context) {
+  return context.optimiser ? context.optimiser(graph) : graph;
+}
+}  // namespace
+
+std::span<const Pass> pipeline() {
+  static constexpr Pass kPasses[] = {
+      {"apply_level", apply_level},
+      {"fuse_attention", fuse_attention},
+      {"differentiate", differentiate},
+      {"optimiser", optimise},
+      {"lower", lower},
+      {"fold", fold},
+      {"common_subexpressions", common_subexpressions},
+      {"dead_nodes", dead_nodes},
+  };
+  return kPasses;
+}
+
+Graph run_passes(const Graph& graph, const PassContext& context,
+                 std::span<const std::string> disabled, std::vector<PassReport>* reports) {
+  std::vector<std::string_view> names;
+  for (const Pass& pass : pipeline()) names.push_back(pass.name);
+  for (const std::string& name : disabled)
+    if (std::find(names.begin(), names.end(), name) == names.end())
+      throw Error(ErrorCode::not_found,
+                  fmt::format("[passes] there is no pass '{}'{} (passes: {})", name,
+                              did_you_mean(name, names), fmt::join(names, ", ")));
+  Graph current = graph;
+  for (const Pass& pass : pipeline()) {
+    PassReport report{.name = std::string(pass.name), .nodes_before = current.size()};
+    report.disabled = std::find(disabled.begin(), disabled.end(), pass.name) != disabled.end();
+    const auto start = std::chrono::steady_clock::now();
+    if (!report.disabled) {
+      current = pass.run(current, context);
+      verify(current);
+    }
+    report.milliseconds =
+        std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start).count();
+    report.nodes_after = current.size();
+    if (reports) reports->push_back(std::move(report));
+  }
+  return current;
+}
+
+}  // namespace fovea

@@ -1,0 +1,32 @@
+#include "fovea/graph/op_attrs.h"
+#include "fovea/kernels/reduce.h"
+#include "fovea/runtime/binding.h"
+
+namespace fovea {
+
+namespace {
+
+template <ReduceOp kOp>
+std::unique_ptr<NodePlan> bind_reduce(const NodeProblem& n, const KernelChoice& choice) {
+  ReduceProblem p{n.input(0).dtype, kOp, n.input_dims(0), {}};
+  p.reduced.resize(p.dims.size());
+  for (int64_t axis : n.attrs<ReduceAttrs>().axes)
+    p.reduced[static_cast<size_t>(axis < 0 ? axis + static_cast<int64_t>(p.dims.size()) : axis)] =
+        true;
+  return bind_kernel(n, "reduce", reduce_kernels(), p, choice,
+                     [](const void* const* in, void* const* out) {
+                       return ReduceArgs{in[0], out[0]};
+                     });
+}
+
+}  // namespace
+
+BindingGroup reduce_bindings() {
+  return {{{"reduce_sum", bind_reduce<ReduceOp::sum>},
+           {"reduce_mean", bind_reduce<ReduceOp::mean>},
+           {"reduce_max", bind_reduce<ReduceOp::max>},
+           {"reduce_min", bind_reduce<ReduceOp::min>}},
+          {family_of("reduce", reduce_kernels())}};
+}
+
+}  // namespace fovea

@@ -1,0 +1,290 @@
+#include "fovea/runtime/session.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <cstring>
+#include <mutex>
+
+namespace fovea {
+
+namespace {
+
+constexpr size_t kPlans = 32;
+
+size_t aligned(size_t bytes) { return (bytes + kAlignment - 1) / kAlignment * kAlignment; }
+
+template <class T>
+void write_all(std::byte* to, size_t count, const std::vector<double>& values) {
+  auto* p = reinterpret_cast<T*>(to);
+  for (size_t i = 0; i < count; ++i)
+    p[i] = static_cast<T>(values.size() == 1 ? values[0] : values[i]);
+}
+
+// The bytes of a constant whose size is known.
+AlignedBuffer constant_bytes(const Graph& graph, const Node& n) {
+  const auto& a = n.attrs.get<ConstantAttrs>();
+  const auto count = static_cast<size_t>(element_count(a.type.shape).constant());
+  AlignedBuffer data(count * dtype_size(a.type.dtype), "constants");
+  if (!a.hash.empty()) {
+    const auto it = graph.constants().find(a.hash);
+    if (it == graph.constants().end() || it->second->bytes.size() != data.size())
+      throw Error(ErrorCode::not_found,
+                  fmt::format("[constant {}] the store does not hold {}", n.name, a.hash));
+    std::memcpy(data.data(), it->second->bytes.data(), data.size());
+    return data;
+  }
+  switch (a.type.dtype) {
+    case DType::f32:
+      write_all<float>(data.data(), count, a.values);
+      break;
+    case DType::f64:
+      write_all<double>(data.data(), count, a.values);
+      break;
+    case DType::i32:
+      write_all<int32_t>(data.data(), count, a.values);
+      break;
+    case DType::i8:
+      write_all<int8_t>(data.data(), count, a.values);
+      break;
+    case DType::u8:
+    case DType::boolean:
+      write_all<uint8_t>(data.data(), count, a.values);
+      break;
+    case DType::bf16: {
+      auto* p = reinterpret_cast<bf16*>(data.data());
+      for (size_t i = 0; i < count; ++i)
+        p[i] = bf16(static_cast<float>(a.values.size() == 1 ? a.values[0] : a.values[i]));
+      break;
+    }
+    case DType::f16:
+      throw Error(ErrorCode::unsupported, fmt::format("[constant {}] f16 is storage only", n.name));
+  }
+  return data;
+}
+
+template <class T>
+bool all_finite(const std::byte* bytes, size_t count, bool* nan) {
+  const auto* p = reinterpret_cast<const T*>(bytes);
+  bool good = true;
+  for (size_t i = 0; i < count; ++i) {
+    if (std::isnan(p[i])) *nan = true;
+    if (!std::isfinite(p[i])) good = false;
+  }
+  return good;
+}
+
+}  // namespace
+
+Session::Session(Graph graph, std::shared_ptr<VariableStore> variables,
+                 std::shared_ptr<ThreadPool> pool, uint64_t seed)
+    : graph_(std::move(graph)),
+      variables_(std::move(variables)),
+      pool_(std::move(pool)),
+      choice_(KernelChoice::from_environment()) {
+  variables_->create(graph_, seed);
+}
+
+Execution& Session::prepare(const SizeBindings& bindings) {
+  for (auto it = plans_.begin(); it != plans_.end(); ++it)
+    if (it->first == bindings) {
+      plans_.splice(plans_.begin(), plans_, it);
+      return *plans_.front().second;
+    }
+  std::unique_ptr<Execution> made(new Execution(*this, bindings));
+  plans_.emplace_front(bindings, std::move(made));
+  if (plans_.size() > kPlans) plans_.pop_back();
+  grow_arena(plans_.front().second->total_bytes_);
+  return *plans_.front().second;
+}
+
+void Session::grow_arena(size_t bytes) {
+  if (bytes <= arena_.size()) return;
+  arena_ = AlignedBuffer(bytes, "arena");
+  ++arena_generation_;
+}
+
+Execution::Execution(Session& session, const SizeBindings& bindings)
+    : session_(session),
+      graph_(specialise(session.graph_, bindings)),
+      memory_(plan_memory(graph_)) {
+  size_t end = aligned(memory_.arena_bytes);
+  input_offset_.resize(static_cast<size_t>(graph_.size()));
+  constant_data_.resize(static_cast<size_t>(graph_.size()));
+  size_t scratch = 0, worker = 0;
+  for (int id = 0; id < graph_.size(); ++id) {
+    const Node& n = graph_.node(id);
+    if (n.op->name == "input") {
+      input_offset_[static_cast<size_t>(id)] = end;
+      end += aligned(memory_.slot({id, 0}).bytes);
+    } else if (n.op->name == "constant") {
+      constant_data_[static_cast<size_t>(id)] = constant_bytes(graph_, n);
+    }
+    if (n.op->source || n.op->view) continue;
+    const Binding* binding = find_binding(n.op->name);
+    if (!binding)
+      throw Error(ErrorCode::unsupported,
+                  fmt::format("[session] {} is a {}, which has no kernel; run the passes first",
+                              n.name, n.op->name));
+    Step step;
+    step.node = id;
+    step.plan = binding->bind({graph_, n}, session.choice_);
+    scratch = std::max(scratch, step.plan->scratch_bytes);
+    worker = std::max(worker, step.plan->worker_scratch_bytes);
+    steps_.push_back(std::move(step));
+  }
+  scratch_offset_ = end;
+  worker_offset_ = scratch_offset_ + aligned(scratch);
+  worker_stride_ = aligned(worker);
+  total_bytes_ = worker_offset_ + worker_stride_ * static_cast<size_t>(session.pool_->threads());
+}
+
+std::byte* Execution::address(Value v) const {
+  const Slot& s = memory_.slot(v);
+  switch (s.place) {
+    case Place::arena:
+      return session_.arena_.data() + s.offset;
+    case Place::input:
+      return session_.arena_.data() + input_offset_[static_cast<size_t>(s.node)];
+    case Place::variable:
+      return session_.variables_->get(graph_.node(s.node).name).data.data();
+    case Place::constant:
+      return const_cast<std::byte*>(constant_data_[static_cast<size_t>(s.node)].data());
+    case Place::unused:
+      break;
+  }
+  return nullptr;
+}
+
+void Execution::resolve() {
+  if (resolved_for_ == session_.arena_generation_) return;
+  for (Step& step : steps_) {
+    const Node& n = graph_.node(step.node);
+    step.inputs.clear();
+    step.outputs.clear();
+    for (Value v : n.inputs) step.inputs.push_back(address(v));
+    for (size_t i = 0; i < n.types.size(); ++i)
+      step.outputs.push_back(address({step.node, static_cast<int32_t>(i)}));
+  }
+  resolved_for_ = session_.arena_generation_;
+}
+
+bool Execution::has_input(std::string_view name) const {
+  const int id = graph_.find(name);
+  return id >= 0 && graph_.node(id).op->name == "input";
+}
+
+std::span<std::byte> Execution::input(std::string_view name) {
+  if (!has_input(name))
+    throw Error(ErrorCode::not_found, fmt::format("[session] there is no input '{}'", name));
+  const Value v{graph_.find(name), 0};
+  return {address(v), memory_.slot(v).bytes};
+}
+
+std::span<const std::byte> Execution::output(std::string_view name) const {
+  const Value v = graph_.output(name);
+  return {address(v), memory_.slot(v).bytes};
+}
+
+const ValueType& Execution::output_type(std::string_view name) const {
+  return graph_.type(graph_.output(name));
+}
+
+std::span<const float> Execution::output_f32(std::string_view name) const {
+  FOVEA_ASSERT(output_type(name).dtype == DType::f32);
+  const auto bytes = output(name);
+  return {reinterpret_cast<const float*>(bytes.data()), bytes.size() / sizeof(float)};
+}
+
+KernelContext Execution::context() const {
+  return {session_.pool_.get(), session_.arena_.data() + scratch_offset_,
+          session_.arena_.data() + worker_offset_, worker_stride_};
+}
+
+void Execution::commit() {
+  if (graph_.updates().empty()) return;
+  for (const Commit& c : memory_.commits)
+    if (c.staged)
+      std::memcpy(session_.arena_.data() + c.staging_offset, address(c.value),
+                  memory_.slot(c.value).bytes);
+  for (const Commit& c : memory_.commits) {
+    const std::byte* from = c.staged ? session_.arena_.data() + c.staging_offset : address(c.value);
+    std::memcpy(address({c.variable, 0}), from, memory_.slot(c.value).bytes);
+  }
+  session_.variables_->changed();
+}
+
+void Execution::run() {
+  resolve();
+  const auto lock = session_.variables_->lock(!graph_.updates().empty());
+  const KernelContext c = context();
+  for (const Step& step : steps_) step.plan->run(step.inputs.data(), step.outputs.data(), c);
+  commit();
+}
+
+void Execution::run_timed() {
+  using Clock = std::chrono::steady_clock;
+  resolve();
+  const auto lock = session_.variables_->lock(!graph_.updates().empty());
+  const KernelContext c = context();
+  for (Step& step : steps_) {
+    const auto start = Clock::now();
+    step.plan->run(step.inputs.data(), step.outputs.data(), c);
+    step.milliseconds += std::chrono::duration<double, std::milli>(Clock::now() - start).count();
+  }
+  commit();
+}
+
+bool Execution::finite(Value v, bool* nan) const {
+  const ValueType& t = graph_.type(v);
+  const size_t count = memory_.slot(v).bytes / dtype_size(t.dtype);
+  if (t.dtype == DType::f32) return all_finite<float>(address(v), count, nan);
+  if (t.dtype == DType::f64) return all_finite<double>(address(v), count, nan);
+  return true;
+}
+
+std::string Execution::run_looking_for_non_finite() {
+  resolve();
+  const auto lock = session_.variables_->lock(!graph_.updates().empty());
+  const KernelContext c = context();
+  std::string first_infinity, first_nan;
+  for (int id = 0; id < graph_.size() && first_nan.empty(); ++id) {
+    const Node& n = graph_.node(id);
+    if (n.op->name != "input" && n.op->name != "variable") continue;
+    bool nan = false;
+    if (!finite({id, 0}, &nan)) first_nan = n.name;
+  }
+  for (const Step& step : steps_) {
+    const Node& n = graph_.node(step.node);
+    bool nan = false, clean_inputs = true;
+    if (first_nan.empty())
+      for (Value v : n.inputs) clean_inputs = finite(v, &nan) && clean_inputs;
+    step.plan->run(step.inputs.data(), step.outputs.data(), c);
+    if (!first_nan.empty()) continue;
+    nan = false;
+    bool clean = true;
+    for (size_t i = 0; i < n.types.size(); ++i)
+      clean = finite({step.node, static_cast<int32_t>(i)}, &nan) && clean;
+    if (nan)
+      first_nan = n.name;
+    else if (!clean && clean_inputs && first_infinity.empty())
+      first_infinity = n.name;
+  }
+  commit();
+  return first_infinity.empty() ? first_nan : first_infinity;
+}
+
+std::vector<NodeReport> Execution::reports() const {
+  std::vector<NodeReport> out;
+  for (const Step& step : steps_) {
+    const Node& n = graph_.node(step.node);
+    const Cost cost = node_cost(graph_, n);
+    out.push_back({n.name, std::string(n.op->name), step.plan->kernel, cost.flops.constant(),
+                   cost.bytes.constant(), step.milliseconds});
+  }
+  return out;
+}
+
+}  // namespace fovea

@@ -1,0 +1,113 @@
+// Runs a graph on the processor: plans memory and kernels once for given sizes, then runs with no
+// allocation. Plans stand in a least-recently-used cache over one arena as large as the largest.
+#pragma once
+
+#include <list>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "fovea/passes/memory_plan.h"
+#include "fovea/runtime/binding.h"
+#include "fovea/runtime/variables.h"
+
+namespace fovea {
+
+class Session;
+
+// What one node did, for reports.
+struct NodeReport {
+  std::string name;
+  std::string op;
+  std::string kernel;  // "matmul:dnnl"; empty for views
+  int64_t flops = 0;
+  int64_t bytes = 0;
+  double milliseconds = 0;
+};
+
+// A graph planned for given sizes. Fill the inputs, run, read the outputs; another execution of the
+// same session reuses the memory, so read before running it.
+class Execution {
+ public:
+  // Throws Error when there is no such input or output.
+  std::span<std::byte> input(std::string_view name);
+  std::span<const std::byte> output(std::string_view name) const;
+  const ValueType& output_type(std::string_view name) const;
+  // f32 outputs. FOVEA_ASSERT on the type.
+  std::span<const float> output_f32(std::string_view name) const;
+  bool has_input(std::string_view name) const;
+
+  // One step: all nodes, then the updates.
+  void run();
+  // The same, with the time of each node added to its report.
+  void run_timed();
+  // The same, looking for the first node that made a NaN or an infinity out of finite numbers;
+  // empty when there is none. For finding faults: slow.
+  std::string run_looking_for_non_finite();
+
+  std::vector<NodeReport> reports() const;
+  size_t arena_bytes() const { return memory_.arena_bytes; }
+  size_t values_bytes() const { return memory_.values_bytes; }
+  size_t total_bytes() const { return total_bytes_; }  // arena, inputs and scratch
+
+ private:
+  friend class Session;
+  struct Step {
+    int node = -1;
+    std::unique_ptr<NodePlan> plan;
+    std::vector<const void*> inputs;
+    std::vector<void*> outputs;
+    double milliseconds = 0;
+  };
+  struct NamedValue {
+    std::string name;
+    Value value;
+  };
+
+  Execution(Session& session, const SizeBindings& bindings);
+  void resolve();
+  std::byte* address(Value v) const;
+  void commit();
+  KernelContext context() const;
+  bool finite(Value v, bool* nan) const;
+
+  Session& session_;
+  Graph graph_;  // all sizes are numbers
+  MemoryPlan memory_;
+  std::vector<size_t> input_offset_;          // by node
+  std::vector<AlignedBuffer> constant_data_;  // by node; empty for others
+  std::vector<Step> steps_;
+  size_t scratch_offset_ = 0, worker_offset_ = 0, worker_stride_ = 0, total_bytes_ = 0;
+  uint64_t resolved_for_ = 0;  // the generation of the session's arena
+};
+
+class Session {
+ public:
+  // The graph as the passes left it. Makes the variables that the store lacks with `seed`. Throws
+  // Error when FOVEA_FORCE_KERNEL names what does not exist.
+  Session(Graph graph, std::shared_ptr<VariableStore> variables, std::shared_ptr<ThreadPool> pool,
+          uint64_t seed = 0);
+
+  // The plan for these sizes, made on first use. The reference holds until 32 others have been
+  // asked for. Throws Error when a size is missing or does not fit, no kernel supports a node, or
+  // memory is short.
+  Execution& prepare(const SizeBindings& bindings);
+
+  const Graph& graph() const { return graph_; }
+  VariableStore& variables() { return *variables_; }
+  ThreadPool& pool() { return *pool_; }
+
+ private:
+  friend class Execution;
+  void grow_arena(size_t bytes);
+
+  Graph graph_;
+  std::shared_ptr<VariableStore> variables_;
+  std::shared_ptr<ThreadPool> pool_;
+  KernelChoice choice_;
+  AlignedBuffer arena_;
+  uint64_t arena_generation_ = 1;
+  std::list<std::pair<SizeBindings, std::unique_ptr<Execution>>> plans_;  // most recent first
+};
+
+}  // namespace fovea

@@ -1,0 +1,83 @@
+#include "fovea/tasks/image_classification.h"
+
+#include "fovea/graph/ops.h"
+#include "fovea/models/vision.h"
+
+namespace fovea {
+
+namespace {
+
+// The section [task] beyond its kind.
+struct Options {
+  double label_smoothing = 0.0;
+  template <class V>
+  void visit(V& v) {
+    v("label_smoothing", label_smoothing);
+  }
+};
+
+// Adds loss and accuracy to a graph with logits. Outputs: loss.sum, loss.count, correct.sum.
+void add_losses(Graph& g, Value logits, double smoothing) {
+  const Value label = ops::input(g, kLabelInput, DType::i32, {g.shape(logits)[0]});
+  const Graph::Scope scope(g, "loss");
+  const Value counted = ops::cast(
+      g, ops::binary(g, "greater_equal", label, ops::constant(g, 0, DType::i32)), DType::f32);
+  g.set_output("loss.sum",
+               ops::reduce_sum(g, ops::cross_entropy(g, logits, label, {smoothing}), {0}));
+  g.set_output("loss.count", ops::reduce_sum(g, counted, {0}));
+  // Right where the label's logit is the largest: compare with the maximum, at the label's place.
+  const Shape shape = g.shape(logits);
+  const Value top = g.add("reduce_max", {logits}, ReduceAttrs{{-1}, true});
+  const Value place = ops::iota(g, DType::i32, {1, shape[1]}, 1);
+  const Value here = ops::binary(g, "equal", place, ops::reshape(g, label, {shape[0], 1}));
+  const Value hit = ops::binary(g, "logical_and", here, ops::binary(g, "equal", logits, top));
+  const Value right = ops::cast(g, hit, DType::f32);
+  g.set_output("correct.sum", ops::reduce_sum(g, right, {0, 1}));
+}
+
+std::vector<Metric> metrics() {
+  return {{"accuracy", "correct.sum", "loss.count", true},
+          {"loss", "loss.sum", "loss.count", false}};
+}
+
+Task make(RecipeTable& recipe, const DataInfo& data) {
+  VisionOptions model;
+  recipe.bind("model", model);
+  recipe.bind("model.attention", model.attention);
+  Options options;
+  recipe.bind("task", options);
+  const auto classes = static_cast<int64_t>(data.class_names.size());
+  const Shape image = {Size::symbol("B"), data.height, data.width, data.channels};
+
+  Task task;
+  task.name = "image_classification";
+  task.losses = {{"loss", 1}};
+  task.metrics = metrics();
+  {
+    Graph& g = task.infer;
+    const Value x = ops::input(g, kImageInput, DType::u8, image);
+    const Value logits = vision_classifier(g, x, classes, model, {});
+    g.set_output(kLogits, logits);
+    g.set_output(kProbabilities, ops::softmax(g, logits));
+  }
+  {
+    Graph& g = task.train;
+    const Value x = ops::input(g, kImageInput, DType::u8, image);
+    const Value rng = ops::input(g, kRngInput, DType::i32, {3});
+    add_losses(g, vision_classifier(g, x, classes, model, {.training = true, .rng = rng}),
+               options.label_smoothing);
+  }
+  return task;
+}
+
+Graph evaluation(const Graph& infer) {
+  Graph g = infer;
+  add_losses(g, g.output(kLogits), 0);
+  return g;
+}
+
+}  // namespace
+
+const TaskKind kImageClassification = {"image_classification", make, evaluation, metrics};
+
+}  // namespace fovea

@@ -1,0 +1,66 @@
+// What makes a job of a model: declared and pure. A task gives graphs; the rooms above run them.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "fovea/data/dataset.h"
+#include "fovea/formats/recipe.h"
+#include "fovea/graph/graph.h"
+
+namespace fovea {
+
+// A metric is a quotient of two scalar outputs, each summed over all batches.
+struct Metric {
+  std::string name;   // "accuracy"
+  std::string sum;    // output, such as "correct.sum"
+  std::string count;  // output, such as "loss.count"
+  bool higher_is_better = true;
+};
+
+// A loss is a weighted sum of terms; each term is a pair of outputs NAME.sum and NAME.count.
+struct LossTerm {
+  std::string name;
+  double weight = 1;
+};
+
+// What a task must know of its data before any graph is built.
+struct DataInfo {
+  int64_t height = 0, width = 0, channels = 0;
+  std::vector<std::string> class_names;
+};
+
+DataInfo data_info(const ImageDataset& dataset);
+
+// Names of the graphs' inputs and outputs; the batch size is the symbol B.
+inline constexpr std::string_view kImageInput = "image";    // u8 [B,H,W,C]
+inline constexpr std::string_view kLabelInput = "label";    // i32 [B]; negative: not counted
+inline constexpr std::string_view kRngInput = "train.rng";  // i32 [3]: seed, step, first sample
+inline constexpr std::string_view kProbabilities = "probabilities";  // f32 [B,classes]
+inline constexpr std::string_view kLogits = "logits";                // f32 [B,classes]
+
+struct Task {
+  std::string name;
+  Graph infer;  // image -> logits, probabilities
+  Graph train;  // image, label, train.rng -> the sums and counts of losses and metrics
+  std::vector<LossTerm> losses;
+  std::vector<Metric> metrics;  // the first chooses the best weights
+};
+
+// One row of the table of tasks.
+struct TaskKind {
+  std::string_view name;
+  // Reads [model] and what else it needs of the recipe.
+  Task (*make)(RecipeTable& recipe, const DataInfo& data);
+  // Adds the input "label" and the outputs of losses and metrics to a graph for inference.
+  Graph (*evaluation)(const Graph& infer);
+  std::vector<Metric> (*metrics)();
+};
+
+// All tasks; tasks.cpp lists them.
+std::span<const TaskKind> task_kinds();
+// The task that the recipe names under [task] kind (default: image_classification). Throws Error
+// with the nearest name when there is none.
+const TaskKind& task_kind(RecipeTable& recipe);
+
+}  // namespace fovea

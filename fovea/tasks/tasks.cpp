@@ -1,0 +1,43 @@
+#include <fmt/format.h>
+
+#include <vector>
+
+#include "fovea/base/text.h"
+#include "fovea/tasks/image_classification.h"
+
+namespace fovea {
+
+std::span<const TaskKind> task_kinds() {
+  static const std::vector<TaskKind> kinds = {kImageClassification};
+  return kinds;
+}
+
+DataInfo data_info(const ImageDataset& dataset) {
+  return {dataset.height, dataset.width, dataset.channels, dataset.class_names};
+}
+
+namespace {
+struct KindName {
+  std::string kind = "image_classification";
+  template <class V>
+  void visit(V& v) {
+    v("kind", kind);
+  }
+};
+}  // namespace
+
+const TaskKind& task_kind(RecipeTable& recipe) {
+  KindName name;
+  recipe.bind("task", name);
+  std::vector<std::string_view> names;
+  for (const TaskKind& kind : task_kinds()) {
+    if (kind.name == name.kind) return kind;
+    names.push_back(kind.name);
+  }
+  throw Error(
+      ErrorCode::invalid_argument,
+      fmt::format("[recipe] {}: there is no task '{}'{} (tasks: {})", recipe.place("task.kind"),
+                  name.kind, did_you_mean(name.kind, names), fmt::join(names, ", ")));
+}
+
+}  // namespace fovea

@@ -1,0 +1,118 @@
+#include "fovea/train/checkpoint.h"
+
+#include <fmt/format.h>
+
+#include <charconv>
+
+#include "fovea/formats/safetensors.h"
+
+namespace fovea {
+
+namespace {
+
+constexpr std::string_view kBest = "best.";
+constexpr std::string_view kFormat = "fovea.checkpoint 1";
+
+// Shortest text that reads back to the same double.
+std::string number(double v) { return fmt::format("{}", v); }
+std::string number(int64_t v) { return std::to_string(v); }
+
+class Reader {
+ public:
+  Reader(const TensorMetadata& metadata, std::string path)
+      : metadata_(metadata), path_(std::move(path)) {}
+
+  const std::string& text(const std::string& key) const {
+    const auto it = metadata_.find(key);
+    if (it == metadata_.end()) fail(key);
+    return it->second;
+  }
+  template <class T>
+  void read(const std::string& key, T& value) const {
+    value = parse<T>(key, text(key));
+  }
+  std::map<std::string, double> numbers(const std::string& prefix) const {
+    std::map<std::string, double> out;
+    for (auto& [key, value] : metadata_)
+      if (key.starts_with(prefix)) out[key.substr(prefix.size())] = parse<double>(key, value);
+    return out;
+  }
+  [[noreturn]] void fail(const std::string& key) const {
+    throw Error(ErrorCode::corrupt,
+                fmt::format("[checkpoint] {} is no checkpoint of fovea: '{}' is missing or wrong",
+                            path_, key));
+  }
+
+ private:
+  template <class T>
+  T parse(const std::string& key, const std::string& s) const {
+    T value{};
+    const auto r = std::from_chars(s.data(), s.data() + s.size(), value);
+    if (r.ec != std::errc() || r.ptr != s.data() + s.size()) fail(key);
+    return value;
+  }
+  const TensorMetadata& metadata_;
+  std::string path_;
+};
+
+}  // namespace
+
+void save_checkpoint(const std::filesystem::path& path, const VariableStore& variables,
+                     const RunState& state) {
+  std::vector<TensorView> tensors;
+  for (auto& [name, v] : variables.all())
+    tensors.push_back({name, v.dtype, v.shape, v.data.bytes()});
+  for (auto& [name, t] : state.best_weights)
+    tensors.push_back({std::string(kBest) + name, t->dtype, t->shape, t->bytes});
+  TensorMetadata m;
+  m["format"] = kFormat;
+  m["recipe"] = state.recipe;
+  m["epoch"] = number(state.epoch);
+  m["batch"] = number(state.batch);
+  m["step"] = number(state.step);
+  m["best_epoch"] = number(state.best_epoch);
+  m["best"] = number(state.best);
+  m["epochs_without_gain"] = number(state.epochs_without_gain);
+  m["finished"] = state.finished ? "1" : "0";
+  for (auto& [name, v] : state.sums) m["sum." + name] = number(v);
+  for (auto& [name, v] : state.validation) m["validation." + name] = number(v);
+  write_safetensors(path, tensors, m);
+}
+
+RunState load_checkpoint(const std::filesystem::path& path, VariableStore& variables) {
+  const Safetensors file = Safetensors::read(path);
+  const Reader reader(file.metadata(), path.string());
+  if (reader.text("format") != kFormat) reader.fail("format");
+  RunState s;
+  s.recipe = reader.text("recipe");
+  reader.read("epoch", s.epoch);
+  reader.read("batch", s.batch);
+  reader.read("step", s.step);
+  reader.read("best_epoch", s.best_epoch);
+  reader.read("best", s.best);
+  reader.read("epochs_without_gain", s.epochs_without_gain);
+  s.finished = reader.text("finished") == "1";
+  s.sums = reader.numbers("sum.");
+  s.validation = reader.numbers("validation.");
+  for (auto& [name, v] : variables.all()) {
+    const TensorView* t = file.find(name);
+    if (!t) reader.fail(name);
+    variables.set(name, t->dtype, t->shape, t->bytes);
+  }
+  for (const TensorView& t : file.tensors()) {
+    if (!t.name.starts_with(kBest)) continue;
+    auto copy = std::make_shared<HostTensor>();
+    copy->dtype = t.dtype;
+    copy->shape = t.shape;
+    copy->bytes.assign(t.bytes.begin(), t.bytes.end());
+    s.best_weights[t.name.substr(kBest.size())] = std::move(copy);
+  }
+  return s;
+}
+
+std::string checkpoint_recipe(const std::filesystem::path& path) {
+  const Safetensors file = Safetensors::read(path);
+  return Reader(file.metadata(), path.string()).text("recipe");
+}
+
+}  // namespace fovea

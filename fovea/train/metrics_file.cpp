@@ -1,0 +1,25 @@
+#include "fovea/train/metrics_file.h"
+
+#include <nlohmann/json.hpp>
+
+#include "fovea/base/build_info.h"
+
+namespace fovea {
+
+std::string metrics_json(const std::string& task, const TrainOptions& options,
+                         const TrainResult& result) {
+  nlohmann::ordered_json j;
+  j["task"] = task;
+  j["seed"] = options.seed;
+  j["epochs"] = result.epochs;
+  j["best_epoch"] = result.best_epoch;
+  j["parameters"] = result.parameters;
+  j["seconds"] = result.seconds;
+  j["validation"] = result.validation;
+  j["test"] = result.test;
+  j["build"] = {{"version", version()}, {"compiler", compiler()}};
+  j["processor"] = processor_name();
+  return j.dump(2) + "\n";
+}
+
+}  // namespace fovea

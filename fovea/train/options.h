@@ -1,0 +1,67 @@
+// The section [train] of a recipe.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <span>
+#include <string>
+#include <string_view>
+
+namespace fovea {
+
+enum class OptimiserKind { adamw, sgd };
+inline std::span<const std::string_view> enum_names(OptimiserKind) {
+  static constexpr std::array<std::string_view, 2> kNames = {"adamw", "sgd"};
+  return kNames;
+}
+enum class ScheduleKind { constant, cosine };
+inline std::span<const std::string_view> enum_names(ScheduleKind) {
+  static constexpr std::array<std::string_view, 2> kNames = {"constant", "cosine"};
+  return kNames;
+}
+
+struct TrainOptions {
+  int64_t epochs = 10;
+  int64_t batch = 128;     // examples in one step
+  int64_t accumulate = 1;  // micro-batches that make one step; divides batch
+  OptimiserKind optimiser = OptimiserKind::adamw;
+  double learning_rate = 1e-3;
+  ScheduleKind schedule = ScheduleKind::cosine;
+  double warmup = 0.05;        // share of all steps in which the rate rises from 0
+  double final_rate = 0.0;     // share of the rate that is left at the end of the cosine
+  double weight_decay = 0.05;  // decoupled; none on weights of one axis (norms, biases)
+  double beta1 = 0.9, beta2 = 0.999, eps = 1e-8;
+  double momentum = 0.9;  // sgd
+  double clip = 1.0;      // largest global norm of the gradient; 0: no clipping
+  double average = 0.0;   // decay of the moving average of the weights; 0: none
+  int64_t patience = 0;   // epochs without a better validation metric before stopping; 0: never
+  int64_t checkpoint_every = 200;  // steps; also at the end of each epoch
+  int64_t seed = 1;
+
+  template <class V>
+  void visit(V& v) {
+    v("epochs", epochs);
+    v("batch", batch);
+    v("accumulate", accumulate);
+    v("optimiser", optimiser);
+    v("learning_rate", learning_rate);
+    v("schedule", schedule);
+    v("warmup", warmup);
+    v("final_rate", final_rate);
+    v("weight_decay", weight_decay);
+    v("beta1", beta1);
+    v("beta2", beta2);
+    v("eps", eps);
+    v("momentum", momentum);
+    v("clip", clip);
+    v("average", average);
+    v("patience", patience);
+    v("checkpoint_every", checkpoint_every);
+    v("seed", seed);
+  }
+};
+
+// Throws Error naming the key that is out of its range.
+void check_train_options(const TrainOptions& options);
+
+}  // namespace fovea

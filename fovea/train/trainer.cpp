@@ -1,0 +1,350 @@
+#include "fovea/train/trainer.h"
+
+#include <fmt/format.h>
+
+#include <chrono>
+#include <cmath>
+#include <cstring>
+#include <set>
+
+#include "fovea/data/loader.h"
+#include "fovea/formats/bundle.h"
+#include "fovea/infer/evaluator.h"
+#include "fovea/runtime/compile.h"
+#include "fovea/train/checkpoint.h"
+#include "fovea/train/metrics_file.h"
+#include "fovea/train/schedule.h"
+#include "fovea/train/step_graph.h"
+
+namespace fovea {
+
+namespace fs = std::filesystem;
+using Clock = std::chrono::steady_clock;
+
+namespace {
+
+constexpr int64_t kEvaluationBatch = 200;
+
+double seconds_since(Clock::time_point start) {
+  return std::chrono::duration<double>(Clock::now() - start).count();
+}
+
+class Trainer {
+ public:
+  Trainer(RecipeTable& recipe, const TrainRequest& request) : request_(request) {
+    recipe.bind("train", options_);
+    DataOptions data;
+    recipe.bind("data", data);
+    recipe.bind("augment", augment_);
+    const TaskKind& kind = task_kind(recipe);
+    check_train_options(options_);
+    check_augment(augment_);
+    train_data_ = load_dataset(data, Split::train);
+    if (data.validation > 0) validation_data_ = load_dataset(data, Split::validation);
+    test_data_ = load_dataset(data, Split::test);
+    task_ = kind.make(recipe, data_info(train_data_));
+    for (const Metric& m : task_.metrics) summed_outputs_.insert({m.sum, m.count});
+    recipe.check_all_read();
+    state_.recipe = recipe.to_text();
+    evaluation_graph_ = compile(kind.evaluation(task_.infer));
+  }
+
+  TrainResult run() {
+    prepare_folder();
+    make_sessions();
+    begin();
+    const auto start = Clock::now();
+    bool interrupted = false;
+    while (!state_.finished && !interrupted) interrupted = !run_epoch();
+    result_.seconds = seconds_since(start);
+    result_.interrupted = interrupted;
+    if (!interrupted) finish();
+    return result_;
+  }
+
+ private:
+  fs::path checkpoint_path() const { return request_.out / "checkpoint.safetensors"; }
+
+  void prepare_folder() {
+    std::error_code ec;
+    fs::create_directories(request_.out, ec);
+    if (ec)
+      throw Error(ErrorCode::io, fmt::format("[train] the folder {} cannot be made: {}",
+                                             request_.out.string(), ec.message()));
+    const bool used = fs::exists(checkpoint_path()) || is_bundle(request_.out);
+    if (request_.overwrite) {
+      for (const char* name : {"checkpoint.safetensors", "model.graph", "model.safetensors",
+                               "recipe.toml", "labels.txt", "metrics.json"})
+        fs::remove(request_.out / name, ec);
+    } else if (used && !request_.resume) {
+      throw Error(
+          ErrorCode::invalid_argument,
+          fmt::format("[train] {} holds a run already; --resume goes on with it, --overwrite "
+                      "throws it away, --out takes another folder",
+                      request_.out.string()));
+    }
+    // What a run that was killed in the middle of a save has left.
+    for (auto& entry : fs::directory_iterator(request_.out, ec))
+      if (const std::string name = entry.path().filename();
+          name.starts_with(".fovea-") && name.ends_with(".tmp"))
+        fs::remove(entry.path(), ec);
+  }
+
+  void make_sessions() {
+    variables_ = std::make_shared<VariableStore>();
+    const auto seed = static_cast<uint64_t>(options_.seed);
+    const auto session = [&](StepPart part) {
+      return std::make_unique<Session>(make_step(task_, options_, part).after, variables_,
+                                       request_.pool, seed);
+    };
+    if (options_.accumulate == 1) {
+      apply_ = session(StepPart::whole);
+    } else {
+      accumulate_ = session(StepPart::accumulate);
+      apply_ = session(StepPart::apply);
+    }
+    evaluation_variables_ = std::make_shared<VariableStore>();
+    evaluator_ = std::make_unique<Evaluator>(evaluation_graph_, task_.metrics,
+                                             evaluation_variables_, request_.pool);
+    for (auto& [name, v] : variables_->all())
+      if (v.kind == VariableKind::weight)
+        result_.parameters += static_cast<int64_t>(v.data.size() / dtype_size(v.dtype));
+  }
+
+  // From a bundle, from a checkpoint, or from the initial weights.
+  void begin() {
+    if (!request_.init.empty()) take_weights(load_bundle(request_.init));
+    if (request_.resume && fs::exists(checkpoint_path())) {
+      if (checkpoint_recipe(checkpoint_path()) != state_.recipe)
+        throw Error(
+            ErrorCode::invalid_argument,
+            fmt::format("[train] the run in {} began with another recipe; go on with the same "
+                        "recipe, --set and --seed, or choose another --out",
+                        request_.out.string()));
+      state_ = load_checkpoint(checkpoint_path(), *variables_);
+    } else {
+      save();
+    }
+    LoaderOptions loader;
+    loader.batch = options_.batch;
+    loader.seed = static_cast<uint64_t>(options_.seed);
+    loader.drop_last = train_data_.size() >= options_.batch;
+    loader.augment = augment_;
+    loader_ = std::make_unique<BatchLoader>(train_data_, loader);
+    total_steps_ = options_.epochs * loader_->batches();
+    steps_here_ = state_.step;
+    started_ = Clock::now();
+  }
+
+  // Weights of the same name and shape; an optimiser's state starts anew.
+  void take_weights(const Bundle& bundle) {
+    for (auto& [name, tensor] : bundle.weights) {
+      if (!variables_->has(name)) continue;
+      auto& v = variables_->get(name);
+      if (v.dtype != tensor->dtype || v.shape != tensor->shape) continue;
+      variables_->set(name, tensor->dtype, tensor->shape, tensor->bytes);
+      const std::string average = std::string(kAveragePrefix) + name;
+      if (variables_->has(average))
+        variables_->set(average, tensor->dtype, tensor->shape, tensor->bytes);
+      ++result_.initialised;
+    }
+    if (result_.initialised == 0)
+      throw Error(
+          ErrorCode::invalid_argument,
+          fmt::format("[train] --init {}: no weight there has a name and shape of this model",
+                      request_.init.string()));
+  }
+
+  void save() { save_checkpoint(checkpoint_path(), *variables_, state_); }
+
+  bool stop_asked() const { return request_.stop && request_.stop->load(); }
+
+  // False when it was interrupted; the state is saved then.
+  bool run_epoch() {
+    loader_->start(state_.epoch, state_.batch);
+    Batch batch;
+    while (loader_->next(batch)) {
+      run_step(batch);
+      ++state_.batch;
+      ++state_.step;
+      report(false, {});
+      if (stop_asked()) {
+        save();
+        return false;
+      }
+      const bool last = state_.batch == loader_->batches();
+      if (state_.step % options_.checkpoint_every == 0 && !last) save();
+    }
+    finish_epoch();
+    return true;
+  }
+
+  void run_step(const Batch& batch) {
+    const int64_t micro = options_.batch / options_.accumulate;
+    const int64_t image = train_data_.image_size();
+    for (int64_t first = 0; first < batch.size; first += micro) {
+      const int64_t count = std::min(micro, batch.size - first);
+      const bool last = first + micro >= batch.size;
+      Execution& e = (last ? apply_ : accumulate_)->prepare({{"B", count}});
+      const std::span pixels(batch.pixels);
+      feed_images(
+          e, pixels.subspan(static_cast<size_t>(first * image), static_cast<size_t>(count * image)),
+          std::span(batch.labels).subspan(static_cast<size_t>(first), static_cast<size_t>(count)),
+          count);
+      write_inputs(e, first, last);
+      e.run();
+      check_finite(e, last);
+      for (const std::string& name : summed_outputs_)
+        state_.sums[name] += static_cast<double>(e.output_f32(name)[0]);
+    }
+  }
+
+  void write_inputs(Execution& e, int64_t first, bool last) {
+    if (e.has_input(kRngInput)) {
+      const int32_t rng[3] = {static_cast<int32_t>(options_.seed),
+                              static_cast<int32_t>(state_.step), static_cast<int32_t>(first)};
+      std::memcpy(e.input(kRngInput).data(), rng, sizeof rng);
+    }
+    if (last) {
+      const auto rate = static_cast<float>(learning_rate(options_, state_.step, total_steps_));
+      std::memcpy(e.input(kRateInput).data(), &rate, sizeof rate);
+    }
+  }
+
+  void check_finite(Execution& e, bool last) {
+    const bool good = std::isfinite(e.output_f32(kObjectiveSum)[0]) &&
+                      (!last || std::isfinite(e.output_f32(kGradientNorm)[0]));
+    if (good) return;
+    // The step left the weights as they were, so it can be run again to find the place.
+    const std::string node = e.run_looking_for_non_finite();
+    throw Error(
+        ErrorCode::non_finite,
+        fmt::format("[train] step {}: the loss or its gradient is not finite; the first node that "
+                    "made it so is {}. A lower learning_rate or a smaller clip helps most; the "
+                    "last good checkpoint is {}",
+                    state_.step + 1, node.empty() ? "not found again" : "'" + node + "'",
+                    checkpoint_path().string()));
+  }
+
+  void finish_epoch() {
+    const std::map<std::string, double> validation = validate();
+    report(true, validation);
+    const Metric& first = task_.metrics.at(0);
+    const double value = validation.empty() ? 0 : validation.at(first.name);
+    const bool better = validation.empty() || state_.best_epoch < 0 ||
+                        (first.higher_is_better ? value > state_.best : value < state_.best);
+    if (better) {
+      state_.best = value;
+      state_.best_epoch = state_.epoch;
+      state_.validation = validation;
+      state_.epochs_without_gain = 0;
+      state_.best_weights = current_weights();
+    } else {
+      ++state_.epochs_without_gain;
+    }
+    state_.sums.clear();
+    state_.batch = 0;
+    ++state_.epoch;
+    state_.finished = state_.epoch >= options_.epochs ||
+                      (options_.patience > 0 && state_.epochs_without_gain >= options_.patience);
+    save();
+  }
+
+  // The moving average where there is one.
+  std::map<std::string, HostTensorPtr> current_weights() const {
+    std::map<std::string, HostTensorPtr> out;
+    for (auto& [name, v] : variables_->all()) {
+      if (v.kind != VariableKind::weight) continue;
+      const std::string average = std::string(kAveragePrefix) + name;
+      const auto& from = variables_->has(average) ? variables_->get(average) : v;
+      auto t = std::make_shared<HostTensor>();
+      t->dtype = from.dtype;
+      t->shape = from.shape;
+      t->bytes.assign(from.data.bytes().begin(), from.data.bytes().end());
+      out[name] = std::move(t);
+    }
+    return out;
+  }
+
+  std::map<std::string, double> evaluate(const std::map<std::string, HostTensorPtr>& weights,
+                                         const ImageDataset& data) {
+    for (auto& [name, t] : weights)
+      if (evaluation_variables_->has(name))
+        evaluation_variables_->set(name, t->dtype, t->shape, t->bytes);
+    return evaluator_->run(data, kEvaluationBatch).metrics;
+  }
+
+  std::map<std::string, double> validate() {
+    if (validation_data_.size() == 0) return {};
+    return evaluate(current_weights(), validation_data_);
+  }
+
+  void report(bool epoch_done, const std::map<std::string, double>& validation) {
+    if (!request_.progress) return;
+    TrainProgress p;
+    p.epoch = state_.epoch + 1;
+    p.epochs = options_.epochs;
+    p.step = state_.batch;
+    p.steps = loader_->batches();
+    p.total_step = state_.step;
+    p.total_steps = total_steps_;
+    const auto mean = [&](const Metric& m) {
+      const auto sum = state_.sums.find(m.sum), count = state_.sums.find(m.count);
+      if (sum == state_.sums.end() || count == state_.sums.end() || count->second == 0) return 0.0;
+      return sum->second / count->second;
+    };
+    for (const Metric& m : task_.metrics) {
+      if (m.name == "loss") p.loss = mean(m);
+      if (&m == &task_.metrics.front()) p.accuracy = mean(m);
+    }
+    const double seconds = seconds_since(started_);
+    const auto made = static_cast<double>(state_.step - steps_here_);
+    if (seconds > 0 && made > 0) {
+      p.examples_per_second = made * static_cast<double>(options_.batch) / seconds;
+      p.seconds_left = static_cast<double>(total_steps_ - state_.step) * seconds / made;
+    }
+    p.epoch_done = epoch_done;
+    p.validation = validation;
+    request_.progress(p);
+  }
+
+  void finish() {
+    result_.epochs = state_.epoch;
+    result_.best_epoch = state_.best_epoch + 1;
+    result_.stopped_early = state_.epoch < options_.epochs;
+    result_.validation = state_.validation;
+    if (test_data_.size() > 0) result_.test = evaluate(state_.best_weights, test_data_);
+    Bundle bundle;
+    bundle.graph = task_.infer;
+    bundle.weights = state_.best_weights;
+    bundle.recipe = state_.recipe;
+    bundle.labels = train_data_.class_names;
+    bundle.metrics_json = metrics_json(task_.name, options_, result_);
+    save_bundle(request_.out, bundle);
+  }
+
+  const TrainRequest& request_;
+  TrainOptions options_;
+  AugmentOptions augment_;
+  Task task_;
+  Graph evaluation_graph_;
+  ImageDataset train_data_, validation_data_, test_data_;
+  std::shared_ptr<VariableStore> variables_, evaluation_variables_;
+  std::unique_ptr<Session> accumulate_, apply_;
+  std::unique_ptr<Evaluator> evaluator_;
+  std::unique_ptr<BatchLoader> loader_;
+  RunState state_;
+  TrainResult result_;
+  std::set<std::string> summed_outputs_;  // of the metrics; several may share one
+  int64_t total_steps_ = 0;
+  int64_t steps_here_ = 0;  // steps made before this process began
+  Clock::time_point started_;
+};
+
+}  // namespace
+
+TrainResult train(RecipeTable& recipe, const TrainRequest& request) {
+  return Trainer(recipe, request).run();
+}
+
+}  // namespace fovea

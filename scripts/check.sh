@@ -1,0 +1,22 @@
+#!/usr/bin/env bash
+# What CI leaves out: all tests with GCC, with Clang, under ASan with UBSan, and under TSan.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+jobs="${1:-2}"
+
+run() {  # name, labels to leave out, cmake options
+  local name="$1" leave_out="$2"
+  shift 2
+  echo "== $name"
+  cmake -S . -B "build-$name" -G Ninja -DFOVEA_WERROR=ON "$@" >/dev/null
+  ninja -C "build-$name" -j "$jobs" --quiet
+  ctest --test-dir "build-$name" --output-on-failure -LE "$leave_out" | tail -n 20
+}
+
+run test none
+run clang none -DCMAKE_CXX_COMPILER=clang++-14
+export UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1
+run asan slow -DCMAKE_CXX_COMPILER=clang++-14 -DFOVEA_SANITIZE=address,undefined
+# oneDNN and libgomp are not built for TSan: what they do among themselves is left out.
+export TSAN_OPTIONS="suppressions=$PWD/scripts/tsan.supp ignore_noninstrumented_modules=1"
+run tsan slow -DCMAKE_CXX_COMPILER=clang++-14 -DFOVEA_SANITIZE=thread

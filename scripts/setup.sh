@@ -1,0 +1,33 @@
+#!/usr/bin/env bash
+# Installs the Debian packages that are missing, and nothing else. Usage: scripts/setup.sh [demo|test|check]
+set -euo pipefail
+
+demo="g++ cmake ninja-build ccache libdnnl-dev libhwy-dev libfmt-dev libtomlplusplus-dev
+  nlohmann-json3-dev libcli11-dev libpng-dev libjpeg62-turbo-dev zlib1g-dev dataset-fashion-mnist"
+test="libgtest-dev clang-format-14"
+check="clang-14 libclang-rt-14-dev"
+
+case "${1:-demo}" in
+  demo) wanted="$demo" ;;
+  test) wanted="$demo $test" ;;
+  check) wanted="$demo $test $check" ;;
+  *) echo "usage: scripts/setup.sh [demo|test|check]" >&2; exit 2 ;;
+esac
+
+missing=""
+for package in $wanted; do
+  dpkg-query -W -f='${Status}' "$package" 2>/dev/null | grep -q 'install ok installed' ||
+    missing="$missing $package"
+done
+[ -z "$missing" ] && exit 0
+
+echo "Installing:$missing"
+root=""
+if [ "$(id -u)" -ne 0 ]; then
+  command -v sudo >/dev/null || { echo "setup: run as root, or install sudo" >&2; exit 2; }
+  root="sudo"
+fi
+export DEBIAN_FRONTEND=noninteractive
+$root apt-get update -qq
+# shellcheck disable=SC2086
+$root apt-get install -y -qq --no-install-recommends $missing >/dev/null
