@@ -39,7 +39,7 @@ struct FillArgs {
 };
 std::span<const Kernel<FillProblem, FillArgs>> fill_kernels();
 
-// y[..., i, ...] = i, the coordinate along `axis`; dense, i32 or f32.
+// y[..., i, ...] = i, the coordinate along `axis`; dense, i32, f32 or f64.
 struct IotaProblem {
   DType dtype = DType::i32;
   std::vector<int64_t> dims;

@@ -107,6 +107,7 @@ std::unique_ptr<KernelPlan<IotaArgs>> plan_iota(const IotaProblem& p) {
   const int64_t count = count_of(p.dims), inner = dense_strides(p.dims)[axis];
   if (p.dtype == DType::i32) return std::make_unique<IotaPlan<int32_t>>(count, p.dims[axis], inner);
   if (p.dtype == DType::f32) return std::make_unique<IotaPlan<float>>(count, p.dims[axis], inner);
+  if (p.dtype == DType::f64) return std::make_unique<IotaPlan<double>>(count, p.dims[axis], inner);
   return nullptr;
 }
 

@@ -6,6 +6,7 @@
 #include <limits>
 
 #include "fovea/graph/op.h"
+#include "fovea/graph/op_attrs.h"
 
 namespace fovea {
 
@@ -33,18 +34,38 @@ class Planner {
     for (int id = 0; id < graph_.size(); ++id) place(id);
     for (auto& [variable, value] : graph_.updates())
       if (!in_place(variable, value)) commit_later(variable, value);
+    for (auto& output : graph_.outputs()) keep_output(output.second);
     pack();
     return std::move(plan_);
   }
 
  private:
   void commit_later(Value variable, Value value) {
+    const Node& n = graph_.node(variable);
+    if (n.attrs.get<VariableAttrs>().kind == VariableKind::cache)
+      throw Error(ErrorCode::unsupported,
+                  fmt::format("[plan {}] this cache cannot be updated in place: somebody reads it after "
+                              "{} has written it",
+                              n.name, graph_.node(value).name));
     Commit commit{variable.node, value, plan_.slot(value).place == Place::variable, 0};
     if (commit.staged) {
       staging_.push_back({plan_.commits.size(), buffers_.size()});
       buffers_.push_back({plan_.slot(value).bytes, 0, kEnd, 0});
     }
     plan_.commits.push_back(commit);
+  }
+
+  void keep_output(Value output) {
+    Value owner = output;
+    while (graph_.node(owner).op->view) owner = graph_.node(owner).inputs[0];
+    const bool updated = std::any_of(graph_.updates().begin(), graph_.updates().end(),
+                                     [&](auto& u) { return u.first == owner; });
+    const bool known = std::any_of(plan_.kept.begin(), plan_.kept.end(),
+                                   [&](auto& k) { return k.value == output; });
+    if (!updated || known) return;
+    keeping_.push_back(buffers_.size());
+    buffers_.push_back({plan_.slot(output).bytes, 0, kEnd, 0});
+    plan_.kept.push_back({output, 0});
   }
 
   size_t bytes_of(const ValueType& t) const {
@@ -194,6 +215,8 @@ class Planner {
     }
     for (auto& [commit, index] : staging_)
       plan_.commits[commit].staging_offset = buffers_[index].offset;
+    for (size_t i = 0; i < keeping_.size(); ++i)
+      plan_.kept[i].offset = buffers_[keeping_[i]].offset;
     for (size_t id = 0; id < plan_.slots.size(); ++id)
       for (size_t i = 0; i < plan_.slots[id].size(); ++i)
         if (buffer_of_[id][i] >= 0 && plan_.slots[id][i].place == Place::arena)
@@ -207,6 +230,7 @@ class Planner {
   std::vector<Buffer> buffers_;
   std::vector<std::pair<Value, Value>> updates_in_place_;
   std::vector<std::pair<size_t, size_t>> staging_;  // commit, buffer
+  std::vector<size_t> keeping_;                     // the buffer of each kept output
 };
 
 }  // namespace

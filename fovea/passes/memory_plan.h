@@ -29,9 +29,17 @@ struct Commit {
   size_t staging_offset = 0;  // into the arena
 };
 
+// An output that is a variable, or a view of one, which this step updates: copied aside before the
+// updates, so that it shows what was there before the step.
+struct KeptOutput {
+  Value value;
+  size_t offset = 0;  // into the arena
+};
+
 struct MemoryPlan {
   std::vector<std::vector<Slot>> slots;  // by node id, then output
   std::vector<Commit> commits;
+  std::vector<KeptOutput> kept;
   size_t arena_bytes = 0;
   size_t values_bytes = 0;  // what the arena would be if nothing shared memory
 

@@ -94,9 +94,9 @@ Execution& Session::prepare(const SizeBindings& bindings) {
       return *plans_.front().second;
     }
   std::unique_ptr<Execution> made(new Execution(*this, bindings));
+  grow_arena(made->total_bytes_);  // first: a plan without its memory must not stay in the cache
   plans_.emplace_front(bindings, std::move(made));
   if (plans_.size() > kPlans) plans_.pop_back();
-  grow_arena(plans_.front().second->total_bytes_);
   return *plans_.front().second;
 }
 
@@ -185,6 +185,8 @@ std::span<std::byte> Execution::input(std::string_view name) {
 
 std::span<const std::byte> Execution::output(std::string_view name) const {
   const Value v = graph_.output(name);
+  for (const KeptOutput& k : memory_.kept)
+    if (k.value == v) return {session_.arena_.data() + k.offset, memory_.slot(v).bytes};
   return {address(v), memory_.slot(v).bytes};
 }
 
@@ -205,6 +207,8 @@ KernelContext Execution::context() const {
 
 void Execution::commit() {
   if (graph_.updates().empty()) return;
+  for (const KeptOutput& k : memory_.kept)
+    std::memcpy(session_.arena_.data() + k.offset, address(k.value), memory_.slot(k.value).bytes);
   for (const Commit& c : memory_.commits)
     if (c.staged)
       std::memcpy(session_.arena_.data() + c.staging_offset, address(c.value),

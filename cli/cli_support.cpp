@@ -1,0 +1,109 @@
+#include "cli/cli_support.h"
+
+#include <fmt/format.h>
+
+#include <filesystem>
+
+#include "fovea/base/error.h"
+#include "fovea/base/text.h"
+#include "fovea/data/augment.h"
+#include "fovea/infer/predictor.h"
+#include "fovea/runtime/compile.h"
+
+namespace fovea::cli {
+
+void add_threads(Arguments& arguments, int64_t& threads) {
+  arguments.option("--threads", threads, 0, 1024, "Threads to work with; 0: one a processor");
+}
+
+std::shared_ptr<ThreadPool> make_pool(int64_t threads) {
+  return std::make_shared<ThreadPool>(static_cast<int>(threads));
+}
+
+Model Model::open(const std::string& path, const std::vector<std::string>& overrides) {
+  std::error_code ignored;
+  if (std::filesystem::is_directory(path, ignored)) {
+    if (!overrides.empty())
+      throw Error(
+          ErrorCode::invalid_argument,
+          fmt::format("[--set] {} is a bundle, whose graph stands as it is; give the recipe "
+                      "instead",
+                      path));
+    return open_bundle(path);
+  }
+  Model model(path, RecipeTable::load(path));
+  for (const std::string& assignment : overrides) model.recipe_.set(assignment);
+  model.bind();
+  return model;
+}
+
+Model Model::open_bundle(const std::string& path) {
+  Bundle bundle = load_bundle(path);
+  const std::string recipe_path = (std::filesystem::path(path) / "recipe.toml").string();
+  Model model(path, RecipeTable::parse(bundle.recipe, recipe_path));
+  model.bundle_ = std::move(bundle);
+  model.bind();
+  return model;
+}
+
+void Model::bind() {
+  AugmentOptions augment;
+  kind_ = &task_kind(recipe_);
+  recipe_.bind("data", data_);
+  recipe_.bind("train", train_);
+  recipe_.bind("augment", augment);
+}
+
+DataInfo Model::info() const {
+  if (!bundle_) return data_info(load_dataset(data_, Split::test));
+  const int image = bundle_->graph.find(kImageInput);
+  const Shape shape = image < 0 ? Shape{} : bundle_->graph.shape({image, 0});
+  if (shape.size() != 4 || !shape[1].is_constant() || !shape[2].is_constant() ||
+      !shape[3].is_constant())
+    throw Error(ErrorCode::corrupt,
+                fmt::format("[{}] expected an input '{}' of [B,H,W,C], got {}", path_, kImageInput,
+                            image < 0 ? "none" : shape_text(shape)));
+  return {shape[1].constant(), shape[2].constant(), shape[3].constant(), bundle_->labels};
+}
+
+const Graph& Model::inference() { return bundle_ ? bundle_->graph : task().infer; }
+
+const Task& Model::task() {
+  if (!task_) {
+    // Wrong keys of [model] and [task] come out while the task is made, all others before the data
+    // set is looked for.
+    task_ = kind_->make(recipe_, info());
+    recipe_.check_all_read();
+  }
+  return *task_;
+}
+
+std::shared_ptr<VariableStore> Model::variables() const {
+  return bundle_ ? make_variables(*bundle_) : std::make_shared<VariableStore>();
+}
+
+Evaluation Model::evaluate(Split split, int64_t batch, std::shared_ptr<ThreadPool> pool) {
+  const Graph graph = kind_->evaluation(inference());
+  const ImageDataset dataset = load_dataset(data_, split);
+  check_image_input(graph, dataset.height, dataset.width, dataset.channels, dataset.source);
+  const auto classes = bundle_ ? bundle_->labels.size() : 0;
+  if (classes > 0 && dataset.class_names.size() > classes)
+    throw Error(ErrorCode::invalid_argument,
+                fmt::format("[eval] expected at most {} classes, as {} knows, got {} from {}",
+                            classes, path_, dataset.class_names.size(), dataset.source));
+  Evaluator evaluator(compile(graph), kind_->metrics(), variables(), std::move(pool));
+  return evaluator.run(dataset, batch);
+}
+
+Split split_named(const std::string& text) {
+  const auto names = enum_names(Split{});
+  for (size_t i = 0; i < names.size(); ++i)
+    if (names[i] == text) return static_cast<Split>(i);
+  throw Error(ErrorCode::invalid_argument,
+              fmt::format("[eval] there is no split '{}'{} (splits: {})", text,
+                          did_you_mean(text, names), fmt::join(names, ", ")));
+}
+
+void print_json(const Json& json) { fmt::print("{}\n", json.text()); }
+
+}  // namespace fovea::cli

@@ -1,0 +1,73 @@
+// What several verbs share: the model that a path names, its data, and how results are written.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "cli/arguments.h"
+#include "cli/json.h"
+#include "fovea/base/thread_pool.h"
+#include "fovea/formats/bundle.h"
+#include "fovea/formats/recipe.h"
+#include "fovea/infer/evaluator.h"
+#include "fovea/tasks/task.h"
+#include "fovea/train/options.h"
+
+namespace fovea::cli {
+
+// Declares --threads. 0: as many as the process may use.
+void add_threads(Arguments& arguments, int64_t& threads);
+std::shared_ptr<ThreadPool> make_pool(int64_t threads);
+
+// What BUNDLE or RECIPE on the command line stands for.
+class Model {
+ public:
+  // Overrides are "key=value", as in --set. Throws Error: not_found where nothing is there, and
+  // what the readers throw.
+  static Model open(const std::string& path, const std::vector<std::string>& overrides = {});
+  static Model open_bundle(const std::string& path);
+
+  const std::string& path() const { return path_; }
+  // Empty where the path is a recipe.
+  const std::optional<Bundle>& bundle() const { return bundle_; }
+  // The bundle's own recipe, or the file.
+  const TaskKind& kind() const { return *kind_; }
+  const TrainOptions& train_options() const { return train_; }
+  const DataOptions& data_options() const { return data_; }
+
+  // The graph for inference, before the passes: the bundle's, or what the recipe builds.
+  const Graph& inference();
+  // The task's graphs, made from the recipe; a recipe's data set is opened for its sizes, and every
+  // key of it must be known.
+  const Task& task();
+  // Those of the bundle, or none yet.
+  std::shared_ptr<VariableStore> variables() const;
+
+  // Measures the bundle on a split of the data set that its recipe names.
+  Evaluation evaluate(Split split, int64_t batch, std::shared_ptr<ThreadPool> pool);
+
+ private:
+  Model(std::string path, RecipeTable recipe)
+      : path_(std::move(path)), recipe_(std::move(recipe)) {}
+  void bind();
+  DataInfo info() const;
+
+  std::string path_;
+  RecipeTable recipe_;
+  std::optional<Bundle> bundle_;
+  const TaskKind* kind_ = nullptr;
+  DataOptions data_;
+  TrainOptions train_;
+  std::optional<Task> task_;
+};
+
+// Throws Error with the nearest name when there is no such split.
+Split split_named(const std::string& text);
+
+// With a line break behind, to standard output.
+void print_json(const Json& json);
+
+}  // namespace fovea::cli

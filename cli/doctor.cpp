@@ -1,0 +1,189 @@
+// fovea doctor: what this machine and this build offer, and what will be used.
+#include <fmt/format.h>
+#include <jpeglib.h>
+#include <png.h>
+#include <toml++/impl/version.h>
+#include <zlib.h>
+
+#include <algorithm>
+#include <cstdlib>
+#include <fstream>
+#include <sstream>
+
+#include "cli/cli_support.h"
+#include "cli/verbs.h"
+#include "fovea/base/error.h"
+#include "fovea/data/fashion_mnist.h"
+#include "fovea/kernels/versions.h"
+#include "fovea/runtime/binding.h"
+
+namespace fovea::cli {
+
+namespace {
+
+struct Processor {
+  std::string model = "unknown";
+  std::vector<std::string> features;
+};
+
+// From /proc/cpuinfo, with Linux's names; only what kernels care for.
+Processor processor() {
+  constexpr std::string_view kFeatures[] = {"sse4_1",      "avx",      "f16c",        "fma",
+                                            "avx2",        "avx_vnni", "avx512f",     "avx512bw",
+                                            "avx512vl",    "avx512dq", "avx512_vnni", "avx512_bf16",
+                                            "avx512_fp16", "amx_tile", "amx_int8",    "amx_bf16"};
+  Processor result;
+  std::ifstream file("/proc/cpuinfo");
+  for (std::string line; std::getline(file, line);) {
+    const size_t colon = line.find(": ");
+    if (colon == std::string::npos) continue;
+    const std::string value = line.substr(colon + 2);
+    if (line.starts_with("model name")) result.model = value;
+    if (!line.starts_with("flags")) continue;
+    std::istringstream words(value);
+    std::vector<std::string> flags;
+    for (std::string word; words >> word;) flags.push_back(word);
+    for (const std::string_view feature : kFeatures)
+      if (std::find(flags.begin(), flags.end(), feature) != flags.end())
+        result.features.emplace_back(feature);
+    break;  // the others are alike
+  }
+  return result;
+}
+
+std::vector<LibraryVersion> libraries() {
+  std::vector<LibraryVersion> all = kernel_libraries();
+  const auto dotted = [](int version) {  // two decimal digits a part
+    return fmt::format("{}.{}.{}", version / 10000, version / 100 % 100, version % 100);
+  };
+  all.push_back({"libpng", png_get_libpng_ver(nullptr), ""});
+#ifdef LIBJPEG_TURBO_VERSION_NUMBER  // three decimal digits a part
+  all.push_back(
+      {"libjpeg-turbo",
+       fmt::format("{}.{}.{}", LIBJPEG_TURBO_VERSION_NUMBER / 1000000,
+                   LIBJPEG_TURBO_VERSION_NUMBER / 1000 % 1000, LIBJPEG_TURBO_VERSION_NUMBER % 1000),
+       ""});
+#else
+  all.push_back({"libjpeg", fmt::format("{}", JPEG_LIB_VERSION), ""});
+#endif
+  all.push_back({"zlib", zlibVersion(), ""});
+  all.push_back(
+      {"toml++", fmt::format("{}.{}.{}", TOML_LIB_MAJOR, TOML_LIB_MINOR, TOML_LIB_PATCH), ""});
+  all.push_back({"fmt", dotted(FMT_VERSION), ""});
+  return all;
+}
+
+struct DataSet {
+  std::string name;
+  std::string folder;
+  std::string state;  // "60000 images to train, 10000 to test", or what is wrong
+  bool usable = false;
+};
+
+DataSet fashion_mnist() {
+  DataSet set{"Fashion-MNIST", kFashionMnistFolder, {}, false};
+  try {
+    set.state = fmt::format("{} images to train, {} to test", load_fashion_mnist(true).size(),
+                            load_fashion_mnist(false).size());
+    set.usable = true;
+  } catch (const Error& e) {
+    set.state = e.what();
+  }
+  return set;
+}
+
+struct Report {
+  Processor processor;
+  int threads = 0;
+  std::string forced;                 // FOVEA_FORCE_KERNEL
+  std::vector<KernelFamily> kernels;  // those that may be chosen, in the order of asking
+  std::vector<LibraryVersion> libraries;
+  std::vector<DataSet> data_sets;
+};
+
+Report examine() {
+  Report r;
+  const KernelChoice choice = KernelChoice::from_environment();
+  if (const char* text = std::getenv("FOVEA_FORCE_KERNEL")) r.forced = text;
+  for (const KernelFamily& family : kernel_families()) {
+    const std::string_view forced = choice.forced(family.name);
+    r.kernels.push_back(family);
+    if (!forced.empty()) r.kernels.back().kernels = {forced};
+  }
+  r.processor = processor();
+  r.threads = ThreadPool::hardware_threads();
+  r.libraries = libraries();
+  r.data_sets = {fashion_mnist()};
+  return r;
+}
+
+void print_as_json(const Report& r) {
+  Json features = Json::array();
+  for (const std::string& feature : r.processor.features) features.push(feature);
+  Json kernels = Json::object();
+  for (const KernelFamily& family : r.kernels) {
+    Json names = Json::array();
+    for (const std::string_view name : family.kernels) names.push(name);
+    kernels.set(family.name, std::move(names));
+  }
+  Json all_libraries = Json::object();
+  for (const LibraryVersion& library : r.libraries)
+    all_libraries.set(library.name, library.version);
+  Json data_sets = Json::array();
+  for (const DataSet& set : r.data_sets) {
+    Json one = Json::object();
+    one.set("name", set.name).set("folder", set.folder).set("usable", set.usable);
+    one.set("state", set.state);
+    data_sets.push(std::move(one));
+  }
+  Json out = Json::object();
+  out.set("version", FOVEA_VERSION)
+      .set("processor", r.processor.model)
+      .set("features", std::move(features))
+      .set("threads", int64_t{r.threads})
+      .set("force_kernel", r.forced)
+      .set("kernels", std::move(kernels))
+      .set("libraries", std::move(all_libraries))
+      .set("data_sets", std::move(data_sets));
+  print_json(out);
+}
+
+void print_as_text(const Report& r) {
+  fmt::print("fovea {}\n\n", FOVEA_VERSION);
+  fmt::print("processor  {}\n", r.processor.model);
+  fmt::print("features   {}\n", fmt::join(r.processor.features, " "));
+  fmt::print("threads    {}\n", r.threads);
+  fmt::print("\nkernels: the first that supports a case is used\n");
+  for (const KernelFamily& family : r.kernels)
+    fmt::print("  {:<20} {}\n", family.name, fmt::join(family.kernels, ", "));
+  if (!r.forced.empty()) fmt::print("  by FOVEA_FORCE_KERNEL={}\n", r.forced);
+  fmt::print("\nlibraries\n");
+  for (const LibraryVersion& library : r.libraries)
+    fmt::print("  {:<20} {}{}{}\n", library.name, library.version,
+               library.detail.empty() ? "" : "  ", library.detail);
+  fmt::print("\ndata sets\n");
+  for (const DataSet& set : r.data_sets) {
+    fmt::print("  {:<20} {}\n", set.name, set.state);
+    if (set.usable) fmt::print("  {:<20} {}\n", "", set.folder);
+  }
+}
+
+}  // namespace
+
+int doctor_verb(const Call& call) {
+  bool json = false;
+  Arguments arguments(
+      "doctor",
+      "Shows what the processor offers, which kernels will be used, the libraries, and "
+      "the data sets\nthat are installed.");
+  arguments.flag("--json", json, "The result as JSON");
+  if (!arguments.parse(call.arguments)) return 0;
+  const Report report = examine();
+  if (json)
+    print_as_json(report);
+  else
+    print_as_text(report);
+  return 0;
+}
+
+}  // namespace fovea::cli

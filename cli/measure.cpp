@@ -1,0 +1,87 @@
+#include "cli/measure.h"
+
+#include <algorithm>
+#include <chrono>
+#include <fstream>
+
+#include "fovea/base/error.h"
+#include "fovea/graph/op.h"
+
+namespace fovea::cli {
+
+namespace {
+
+double milliseconds_of_run(Execution& execution) {
+  const auto start = std::chrono::steady_clock::now();
+  execution.run();
+  return std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start)
+      .count();
+}
+
+double median(std::vector<double> values) {
+  FOVEA_ASSERT(!values.empty());
+  const auto middle = values.begin() + static_cast<std::ptrdiff_t>(values.size() / 2);
+  std::nth_element(values.begin(), middle, values.end());
+  return *middle;
+}
+
+double median_run(Execution& execution, int64_t runs) {
+  std::vector<double> times;
+  for (int64_t i = 0; i < runs; ++i) times.push_back(milliseconds_of_run(execution));
+  return median(std::move(times));
+}
+
+}  // namespace
+
+void fill_inputs(Execution& execution, const Graph& graph) {
+  for (int id = 0; id < graph.size(); ++id) {
+    const Node& node = graph.node(id);
+    if (node.op->name != "input") continue;
+    const std::span<std::byte> bytes = execution.input(node.name);
+    const bool image = node.types[0].dtype == DType::u8;
+    for (size_t i = 0; i < bytes.size(); ++i)
+      bytes[i] = static_cast<std::byte>(image ? i * 37 % 251 : 0);
+  }
+}
+
+Profile profile(Execution& execution, int64_t runs) {
+  for (int i = 0; i < 2; ++i) execution.run();
+  Profile result;
+  result.run_milliseconds = median_run(execution, runs);
+
+  // The reports add up, so a run is the difference of two.
+  result.nodes = execution.reports();
+  std::vector<std::vector<double>> times(result.nodes.size());
+  std::vector<double> before(result.nodes.size());
+  for (size_t n = 0; n < before.size(); ++n) before[n] = result.nodes[n].milliseconds;
+  for (int64_t run = 0; run < runs; ++run) {
+    execution.run_timed();
+    const std::vector<NodeReport> now = execution.reports();
+    for (size_t n = 0; n < now.size(); ++n) {
+      times[n].push_back(now[n].milliseconds - before[n]);
+      before[n] = now[n].milliseconds;
+    }
+  }
+  for (size_t n = 0; n < result.nodes.size(); ++n) {
+    NodeReport& node = result.nodes[n];
+    node.milliseconds = median(times[n]);
+    result.node_milliseconds += node.milliseconds;
+    result.flops += node.flops;
+    result.bytes += node.bytes;
+  }
+  return result;
+}
+
+double latency_milliseconds(Execution& execution, int64_t runs) {
+  for (int i = 0; i < 20; ++i) execution.run();
+  return median_run(execution, runs);
+}
+
+int64_t peak_memory_bytes() {
+  std::ifstream status("/proc/self/status");
+  for (std::string line; std::getline(status, line);)
+    if (line.starts_with("VmHWM:")) return std::stoll(line.substr(6)) * 1024;
+  return 0;
+}
+
+}  // namespace fovea::cli

@@ -1,0 +1,242 @@
+// fovea train: from a recipe to a bundle, and what it is worth.
+#include <fmt/format.h>
+#include <signal.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <cstdio>
+#include <filesystem>
+#include <optional>
+
+#include "cli/cli_support.h"
+#include "cli/measure.h"
+#include "cli/verbs.h"
+#include "fovea/base/error.h"
+#include "fovea/base/progress.h"
+#include "fovea/runtime/compile.h"
+#include "fovea/train/trainer.h"
+
+namespace fovea::cli {
+
+namespace {
+
+constexpr int kInterruptedExit = 130;  // as shells report a process that SIGINT ended
+
+std::atomic<bool> stop_requested{false};
+
+// The first signal asks the trainer to finish its step and save; the second ends at once.
+void on_signal(int) {
+  static_assert(std::atomic<bool>::is_always_lock_free);
+  if (stop_requested.exchange(true)) _exit(kInterruptedExit);
+}
+
+// Catches SIGINT and SIGTERM while it lives.
+class StopOnSignal {
+ public:
+  StopOnSignal() {
+    struct sigaction action = {};
+    action.sa_handler = on_signal;
+    action.sa_flags = SA_RESTART;
+    sigaction(SIGINT, &action, &interrupt_);
+    sigaction(SIGTERM, &action, &terminate_);
+  }
+  ~StopOnSignal() {
+    sigaction(SIGINT, &interrupt_, nullptr);
+    sigaction(SIGTERM, &terminate_, nullptr);
+  }
+  StopOnSignal(const StopOnSignal&) = delete;
+  StopOnSignal& operator=(const StopOnSignal&) = delete;
+
+ private:
+  struct sigaction interrupt_, terminate_;
+};
+
+struct Options {
+  std::string recipe;
+  std::string out;
+  std::string init;
+  bool resume = false, overwrite = false, quiet = false, json = false;
+  std::vector<std::string> overrides;
+  std::optional<int64_t> seed;
+  int64_t threads = 0;
+};
+
+// A word as a shell reads it back.
+std::string shell_word(const std::string& word) {
+  constexpr std::string_view kPlain =
+      "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-+=./,:@%";
+  if (!word.empty() && word.find_first_not_of(kPlain) == std::string::npos) return word;
+  std::string quoted = "'";
+  for (const char c : word) quoted += c == '\'' ? std::string("'\\''") : std::string(1, c);
+  return quoted + "'";
+}
+
+// The command that goes on with this run: its checkpoint holds what --init gave.
+std::string resume_command(const std::string& program, const Options& o) {
+  std::string command = fmt::format("{} train {} --out {} --resume", shell_word(program),
+                                    shell_word(o.recipe), shell_word(o.out));
+  for (const std::string& assignment : o.overrides) command += " --set " + shell_word(assignment);
+  if (o.seed) command += fmt::format(" --seed {}", *o.seed);
+  if (o.threads) command += fmt::format(" --threads {}", o.threads);
+  return command;
+}
+
+std::string epoch_text(const TrainProgress& p) {
+  return fmt::format("epoch {:>{}}/{}  loss {:.4f}  accuracy {:.4f}", p.epoch,
+                     fmt::formatted_size("{}", p.epochs), p.epochs, p.loss, p.accuracy);
+}
+
+// The bar after each step, a line after each epoch.
+void show(Progress& progress, const TrainProgress& p) {
+  const std::string speed = format_count(p.examples_per_second) + " images/s";
+  if (p.epoch_done) {
+    std::string line = epoch_text(p);
+    for (const auto& [name, value] : p.validation)
+      line += fmt::format("  validation {} {:.4f}", name, value);
+    line += fmt::format("  {}  {} left", speed, format_duration(p.seconds_left));
+    progress.line(line);
+    return;
+  }
+  const double share = p.total_steps > 0
+                           ? static_cast<double>(p.total_step) / static_cast<double>(p.total_steps)
+                           : 0;
+  progress.update(share, epoch_text(p) + "  " + speed);
+}
+
+// What the model costs to use, measured on this machine.
+struct Cost {
+  int64_t flops = 0;  // of one image
+  uintmax_t file_bytes = 0;
+  double latency_milliseconds = 0;
+  double images_per_second = 0;
+};
+
+Cost measure(const std::string& folder, const std::shared_ptr<ThreadPool>& pool) {
+  Cost cost;
+  Model model = Model::open_bundle(folder);
+  {
+    Session session(compile(model.inference()), model.variables(), pool);
+    Execution& execution = session.prepare({{"B", 1}});
+    fill_inputs(execution, session.graph());
+    cost.latency_milliseconds = latency_milliseconds(execution, 200);
+    for (const NodeReport& node : execution.reports()) cost.flops += node.flops;
+  }
+  cost.images_per_second = model.evaluate(Split::test, 256, pool).examples_per_second;
+  cost.file_bytes = std::filesystem::file_size(std::filesystem::path(folder) / "model.safetensors");
+  return cost;
+}
+
+void print_as_json(const Options& o, const TrainResult& r, const Cost& cost) {
+  Json out = Json::object();
+  out.set("out", o.out)
+      .set("interrupted", false)
+      .set("epochs", r.epochs)
+      .set("best_epoch", r.best_epoch)
+      .set("stopped_early", r.stopped_early)
+      .set("seconds", r.seconds)
+      .set("validation", r.validation)
+      .set("test", r.test)
+      .set("parameters", r.parameters)
+      .set("flops_per_image", cost.flops)
+      .set("file_bytes", static_cast<int64_t>(cost.file_bytes))
+      .set("latency_ms", cost.latency_milliseconds)
+      .set("images_per_second", cost.images_per_second);
+  print_json(out);
+}
+
+void print_as_table(const Call& call, const Options& o, const TrainResult& r, const Cost& cost) {
+  const auto row = [](std::string_view what, const std::string& value) {
+    fmt::print("{:<22}{}\n", what, value);
+  };
+  for (const auto& [name, value] : r.test) row("test " + name, fmt::format("{:.4f}", value));
+  row("parameters", format_count(static_cast<double>(r.parameters)));
+  row("FLOPs an image", format_count(static_cast<double>(cost.flops)));
+  row("file size", format_bytes(static_cast<double>(cost.file_bytes)));
+  row("latency of one image", fmt::format("{:.3f} ms", cost.latency_milliseconds));
+  row("images a second", format_count(cost.images_per_second));
+  fmt::print("{} epochs in {}{}, weights of epoch {}, saved in {}\n", r.epochs,
+             format_duration(r.seconds), r.stopped_early ? " (stopped early)" : "", r.best_epoch,
+             o.out);
+  const std::string program = shell_word(call.program), out = shell_word(o.out);
+  fmt::print("\nWhat to try next:\n");
+  const auto next = [&](const std::string& words, std::string_view what) {
+    fmt::print("  {:<52} {}\n", program + " " + words, what);
+  };
+  next("predict " + out + " IMAGE.png", "what is in your own image");
+  next("profile " + out, "where the time goes, node by node");
+  if (!o.overrides.empty())
+    next("train " + shell_word(o.recipe) + " --out " + shell_word(o.out + "_full"),
+         "the recipe as it stands");
+}
+
+int report_interruption(const Call& call, const Options& o) {
+  const std::string command = resume_command(call.program, o);
+  if (o.json) {
+    Json out = Json::object();
+    out.set("out", o.out).set("interrupted", true).set("resume", command);
+    print_json(out);
+  } else {
+    fmt::print("Stopped; the step was finished and the state saved in {}. Go on with:\n  {}\n",
+               o.out, command);
+  }
+  return kInterruptedExit;
+}
+
+}  // namespace
+
+int train_verb(const Call& call) {
+  Options o;
+  Arguments arguments(
+      "train",
+      "Trains a model as a recipe says and writes it to a folder, with a checkpoint "
+      "beside it.\nCtrl-C finishes the step, saves, and says how to go on.");
+  arguments.positional("RECIPE", o.recipe, "A TOML file, such as recipes/fashion_mnist.toml");
+  arguments.option("--out", o.out, "DIR", "Folder of the model [runs/RECIPE]");
+  arguments.flag("--resume", o.resume, "Go on from the checkpoint in that folder");
+  arguments.flag("--overwrite", o.overwrite, "Throw away what that folder holds");
+  arguments.option("--init", o.init, "BUNDLE", "Begin with the weights of a trained model");
+  arguments.repeated("--set", o.overrides, "KEY=VALUE",
+                     "Change a value of the recipe (train.epochs=3); may be repeated");
+  arguments.option("--seed", o.seed, 0, INT64_MAX, "The same as --set train.seed=N");
+  add_threads(arguments, o.threads);
+  arguments.flag("--quiet", o.quiet, "No progress");
+  arguments.flag("--json", o.json, "The result as JSON");
+  if (!arguments.parse(call.arguments)) return 0;
+  if (o.resume && o.overwrite)
+    throw Error(ErrorCode::invalid_argument,
+                "[train] expected --resume or --overwrite, got both: one goes on with the run, the "
+                "other throws it away");
+
+  RecipeTable recipe = RecipeTable::load(o.recipe);
+  for (const std::string& assignment : o.overrides) recipe.set(assignment);
+  if (o.seed) recipe.set(fmt::format("train.seed={}", *o.seed));
+  if (o.out.empty())
+    o.out = (std::filesystem::path("runs") / std::filesystem::path(o.recipe).stem()).string();
+
+  const std::shared_ptr<ThreadPool> pool = make_pool(o.threads);
+  Progress progress(stderr);
+  TrainRequest request;
+  request.out = o.out;
+  request.resume = o.resume;
+  request.overwrite = o.overwrite;
+  request.init = o.init;
+  request.pool = pool;
+  request.stop = &stop_requested;
+  if (!o.quiet) request.progress = [&](const TrainProgress& p) { show(progress, p); };
+
+  TrainResult result;
+  {
+    const StopOnSignal stop;
+    result = train(recipe, request);
+  }
+  progress.finish();
+  if (result.interrupted) return report_interruption(call, o);
+  const Cost cost = measure(o.out, pool);
+  if (o.json)
+    print_as_json(o, result, cost);
+  else
+    print_as_table(call, o, result, cost);
+  return 0;
+}
+
+}  // namespace fovea::cli

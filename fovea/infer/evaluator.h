@@ -1,0 +1,55 @@
+// Measures a model on a data set.
+#pragma once
+
+#include <map>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "fovea/runtime/session.h"
+#include "fovea/tasks/task.h"
+
+namespace fovea {
+
+struct Evaluation {
+  std::map<std::string, double> metrics;  // "accuracy", "loss"
+  int64_t examples = 0;
+  double examples_per_second = 0;  // over the whole of run(), planning included
+};
+
+// Copies images [N,H,W,C] and labels [N] into the inputs of an execution that was prepared with B =
+// batch; rows from N to batch are black and get the label -1, so they are not counted. Throws Error
+// (invalid_argument) when N is more than batch, or the pixels are not N images of the model's size.
+void feed_images(Execution& execution, std::span<const uint8_t> pixels,
+                 std::span<const int32_t> labels, int64_t batch);
+
+// Runs an evaluation graph (TaskKind::evaluation, compiled) over all examples in order. The sums
+// are taken in double, batch by batch, so that they depend on `batch` but not on threads.
+class Evaluator {
+ public:
+  // Throws Error (invalid_argument) when the graph lacks an input or an output of a metric, or one
+  // is no number.
+  Evaluator(const Graph& evaluation, std::vector<Metric> metrics,
+            std::shared_ptr<VariableStore> variables, std::shared_ptr<ThreadPool> pool);
+
+  // One thread at a time. Throws Error: invalid_argument when the images have another size than the
+  // model's input, a label is no class of the model, there is nothing to count, or batch is not
+  // positive; non_finite when the model gives no numbers.
+  Evaluation run(const ImageDataset& dataset, int64_t batch);
+
+ private:
+  std::vector<Metric> metrics_;
+  Session session_;
+};
+
+// The shape [B,H,W,C] of the input "image". Throws Error (unsupported) when the graph has no such
+// input of type u8; `what` begins the message, such as "[predict] cat.png".
+const Shape& image_input_shape(const Graph& graph, const std::string& what);
+
+// Checks that a model takes images of this size and kind. Throws what image_input_shape throws, and
+// Error (invalid_argument) naming both, as width x height.
+void check_image_input(const Graph& graph, int64_t height, int64_t width, int64_t channels,
+                       const std::string& what);
+
+}  // namespace fovea

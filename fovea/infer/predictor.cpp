@@ -1,0 +1,105 @@
+#include "fovea/infer/predictor.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+#include "fovea/base/error.h"
+#include "fovea/infer/evaluator.h"
+#include "fovea/runtime/compile.h"
+#include "fovea/tasks/task.h"
+
+namespace fovea {
+namespace {
+
+// The image as grey or colour, whichever the model takes; sizes are left to check_image_input.
+Image with_channels(const Image& image, const Size& channels) {
+  if (channels == Size(1) && image.channels == 3) return to_grey(image);
+  if (channels == Size(3) && image.channels == 1) return to_rgb(image);
+  return image;
+}
+
+// A graph that predicts, or an Error that says why it does not.
+Graph compiled_classifier(const Bundle& bundle) {
+  const Graph& graph = bundle.graph;
+  image_input_shape(graph, "[predict] this bundle");
+  if (!graph.has_output(kProbabilities) ||
+      graph.type(graph.output(kProbabilities)).dtype != DType::f32 ||
+      graph.shape(graph.output(kProbabilities)).size() != 2 ||
+      !graph.shape(graph.output(kProbabilities))[1].is_constant()) {
+    throw Error{ErrorCode::unsupported,
+                fmt::format("[predict] the model is no classifier: it has no output '{}' of type "
+                            "f32 [B,classes]",
+                            kProbabilities)};
+  }
+  const int64_t classes = graph.shape(graph.output(kProbabilities))[1].constant();
+  if (!bundle.labels.empty() && static_cast<int64_t>(bundle.labels.size()) != classes) {
+    throw Error{ErrorCode::corrupt,
+                fmt::format("[predict] the model has {} classes, but labels.txt names {}", classes,
+                            bundle.labels.size())};
+  }
+  return compile(graph);
+}
+
+}  // namespace
+
+std::shared_ptr<VariableStore> make_variables(const Bundle& bundle) {
+  auto store = std::make_shared<VariableStore>();
+  store->create(bundle.graph, 0);
+  for (const auto& [name, variable] : store->all()) {
+    if (variable.kind == VariableKind::cache) continue;
+    const auto it = bundle.weights.find(name);
+    if (it == bundle.weights.end()) {
+      throw Error{ErrorCode::invalid_argument,
+                  fmt::format("[bundle] the variable '{}' has no weight", name)};
+    }
+    store->set(name, it->second->dtype, it->second->shape, it->second->bytes);
+  }
+  return store;
+}
+
+Predictor::Predictor(const Bundle& bundle, std::shared_ptr<ThreadPool> pool)
+    : labels_(bundle.labels),
+      variables_(make_variables(bundle)),
+      session_(compiled_classifier(bundle), variables_, std::move(pool)) {}
+
+std::vector<ClassScore> Predictor::predict(const Image& image, const std::string& name) {
+  const std::string place = fmt::format("[predict] {}", name);
+  const Graph& graph = session_.graph();
+  const Shape& shape = image_input_shape(graph, place);
+  const bool fits = Size(image.height) == shape[1] && Size(image.width) == shape[2];
+  // Only an image that fits is converted: a large one would cost time to be refused.
+  if (!fits) check_image_input(graph, image.height, image.width, image.channels, place);
+  const Image converted = with_channels(image, shape[3]);
+  check_image_input(graph, converted.height, converted.width, converted.channels, place);
+
+  Execution& execution = session_.prepare({{"B", 1}});
+  const std::span<std::byte> input = execution.input(kImageInput);
+  if (converted.pixels.size() != input.size()) {
+    throw Error{ErrorCode::invalid_argument,
+                fmt::format("{}: expected {} bytes of pixels, got {}", place, input.size(),
+                            converted.pixels.size())};
+  }
+  std::memcpy(input.data(), converted.pixels.data(), input.size());
+  execution.run();
+
+  std::vector<ClassScore> scores;
+  for (const float p : execution.output_f32(kProbabilities)) {
+    if (!std::isfinite(p)) {
+      throw Error{ErrorCode::non_finite,
+                  fmt::format("{}: the model gives a probability that is no number: its weights "
+                              "are broken",
+                              place)};
+    }
+    const size_t i = scores.size();
+    scores.push_back({i < labels_.size() ? labels_[i] : std::to_string(i), p});
+  }
+  std::stable_sort(scores.begin(), scores.end(), [](const ClassScore& a, const ClassScore& b) {
+    return a.probability > b.probability;
+  });
+  return scores;
+}
+
+}  // namespace fovea

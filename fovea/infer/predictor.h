@@ -1,0 +1,44 @@
+// From a bundle to answers for single images.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "fovea/formats/bundle.h"
+#include "fovea/formats/image.h"
+#include "fovea/runtime/session.h"
+
+namespace fovea {
+
+struct ClassScore {
+  std::string label;
+  double probability = 0;
+};
+
+// A store with the bundle's weights. Throws Error (invalid_argument) when a variable of the graph
+// has no weight of its type.
+std::shared_ptr<VariableStore> make_variables(const Bundle& bundle);
+
+class Predictor {
+ public:
+  // Runs the passes and plans nothing yet. Throws Error: unsupported when the graph has no input
+  // "image" u8 [B,H,W,C] or no output "probabilities" f32 [B,classes]; corrupt when the labels are
+  // not as many as the classes. A bundle without labels names its classes "0", "1", ...
+  Predictor(const Bundle& bundle, std::shared_ptr<ThreadPool> pool);
+
+  // All classes for one image, the most probable first, equals in the order of the labels. Grey
+  // images are taken by colour models and the other way round; `name` stands in errors. One thread
+  // at a time. Throws Error: invalid_argument when the size does not fit, non_finite when the model
+  // gives no numbers.
+  std::vector<ClassScore> predict(const Image& image, const std::string& name);
+
+  Session& session() { return session_; }
+
+ private:
+  std::vector<std::string> labels_;
+  std::shared_ptr<VariableStore> variables_;
+  Session session_;
+};
+
+}  // namespace fovea

@@ -1,0 +1,135 @@
+#include "fovea/train/trainer.h"
+
+#include <gtest/gtest.h>
+
+#include <cstring>
+#include <limits>
+
+#include "fovea/data/test_images.h"
+#include "fovea/formats/bundle.h"
+#include "fovea/formats/file.h"
+#include "fovea/formats/safetensors.h"
+#include "fovea/formats/test_data.h"
+#include "fovea/train/checkpoint.h"
+
+namespace fovea {
+namespace {
+
+class TrainerTest : public ::testing::Test {
+ protected:
+  TrainerTest() { write_small_images(folder_ / "data", 120, 40); }
+
+  TrainResult run(const std::string& out, const std::string& more = "",
+                  const std::function<void(TrainRequest&)>& change = {}) {
+    RecipeTable recipe = RecipeTable::parse(small_recipe(folder_ / "data", more), "small.toml");
+    TrainRequest request;
+    request.out = folder_ / out;
+    request.pool = std::make_shared<ThreadPool>(2);
+    if (change) change(request);
+    return train(recipe, request);
+  }
+  std::vector<std::byte> weights(const std::string& out) {
+    return read_file(folder_ / out / "model.safetensors", 1 << 24);
+  }
+
+  TemporaryFolder folder_;
+};
+
+TEST_F(TrainerTest, LearnsASmallDataSetAndWritesABundle) {
+  const TrainResult result = run("out", "patience = 0\n");
+  EXPECT_GT(result.test.at("accuracy"), 0.9);
+  EXPECT_EQ(result.epochs, 3);
+  const Bundle bundle = load_bundle(folder_ / "out");
+  EXPECT_EQ(bundle.labels, (std::vector<std::string>{"upper", "left"}));
+  EXPECT_NE(bundle.metrics_json.find("\"accuracy\""), std::string::npos);
+}
+
+TEST_F(TrainerTest, AStoppedRunGoesOnToTheSameBitsWithAnyNumberOfThreads) {
+  run("whole");
+  for (const int stop_at : {1, 4, 7, 10}) {
+    const std::string out = "stopped" + std::to_string(stop_at);
+    std::atomic<bool> stop{false};
+    const TrainResult first = run(out, "", [&](TrainRequest& r) {
+      r.stop = &stop;
+      r.progress = [&](const TrainProgress& p) {
+        if (p.total_step == stop_at) stop = true;
+      };
+    });
+    EXPECT_TRUE(first.interrupted);
+    const TrainResult second = run(out, "", [&](TrainRequest& r) {
+      r.resume = true;
+      r.pool = std::make_shared<ThreadPool>(1 + stop_at % 4);
+    });
+    EXPECT_FALSE(second.interrupted);
+    EXPECT_EQ(weights(out), weights("whole")) << "stopped at step " << stop_at;
+  }
+}
+
+TEST_F(TrainerTest, AFolderInUseIsRefusedWithTheWaysOut) {
+  run("out");
+  expect_error(ErrorCode::invalid_argument, "--overwrite", [&] { run("out"); });
+  EXPECT_NO_THROW(run("out", "", [](TrainRequest& r) { r.overwrite = true; }));
+  expect_error(ErrorCode::invalid_argument, "another recipe", [&] {
+    run("out", "beta1 = 0.8\n", [](TrainRequest& r) { r.resume = true; });
+  });
+  // Going on with what has finished ends with the same bundle.
+  const auto before = weights("out");
+  run("out", "", [](TrainRequest& r) { r.resume = true; });
+  EXPECT_EQ(weights("out"), before);
+}
+
+TEST_F(TrainerTest, StartsFromTheWeightsOfAnotherBundle) {
+  run("first");
+  const TrainResult result = run("second", "", [&](TrainRequest& r) { r.init = folder_ / "first"; });
+  EXPECT_GT(result.initialised, 10);
+  EXPECT_GE(result.test.at("accuracy"), 0.9);
+}
+
+TEST_F(TrainerTest, StopsEarlyWithoutGain) {
+  const TrainResult result = run("out", "patience = 1\nweight_decay = 0.01\n", [](TrainRequest&) {});
+  EXPECT_LE(result.epochs, 3);
+  RecipeTable recipe = RecipeTable::parse(small_recipe(folder_ / "data", "patience = 2\n"), "small.toml");
+  recipe.set("train.epochs=60");
+  TrainRequest request;
+  request.out = folder_ / "long";
+  request.pool = std::make_shared<ThreadPool>(2);
+  const TrainResult stopped = train(recipe, request);
+  EXPECT_TRUE(stopped.stopped_early);
+  EXPECT_EQ(stopped.epochs, stopped.best_epoch + 2);
+}
+
+TEST_F(TrainerTest, ALossThatIsNotFiniteNamesStepAndNodeAndKeepsTheCheckpoint) {
+  run("good");
+  Bundle bundle = load_bundle(folder_ / "good");
+  auto broken = std::make_shared<HostTensor>(*bundle.weights.at("vit.head.weight"));
+  const float infinity = std::numeric_limits<float>::infinity();
+  std::memcpy(broken->bytes.data(), &infinity, sizeof infinity);
+  bundle.weights["vit.embed.weight"] = bundle.weights.at("vit.embed.weight");
+  bundle.weights["vit.head.weight"] = broken;
+  save_bundle(folder_ / "broken", bundle);
+  try {
+    run("out", "", [&](TrainRequest& r) { r.init = folder_ / "broken"; });
+    FAIL() << "no error";
+  } catch (const Error& e) {
+    const std::string message = e.what();
+    EXPECT_EQ(e.code(), ErrorCode::non_finite);
+    EXPECT_NE(message.find("step 1"), std::string::npos) << message;
+    EXPECT_NE(message.find("vit.head"), std::string::npos) << message;
+  }
+  EXPECT_NO_THROW(checkpoint_recipe(folder_ / "out" / "checkpoint.safetensors"));
+}
+
+TEST_F(TrainerTest, ACheckpointThatIsNoneIsAnError) {
+  std::filesystem::create_directories(folder_ / "out");
+  write_file_atomically(folder_ / "out" / "checkpoint.safetensors", std::string_view("nonsense"));
+  expect_error(ErrorCode::corrupt, "checkpoint.safetensors",
+               [&] { run("out", "", [](TrainRequest& r) { r.resume = true; }); });
+}
+
+TEST_F(TrainerTest, AWrongKeyInTheRecipeIsNamedWithTheNearestOne) {
+  expect_error(ErrorCode::invalid_argument, "did you mean 'train.weight_decay'",
+               [&] { run("out", "weight_decy = 0.1\n"); });
+}
+
+}  // namespace
+}  // namespace fovea
