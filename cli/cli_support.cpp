@@ -70,8 +70,6 @@ const Graph& Model::inference() { return bundle_ ? bundle_->graph : task().infer
 
 const Task& Model::task() {
   if (!task_) {
-    // Wrong keys of [model] and [task] come out while the task is made, all others before the data
-    // set is looked for.
     task_ = kind_->make(recipe_, info());
     recipe_.check_all_read();
   }

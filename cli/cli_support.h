@@ -30,13 +30,9 @@ class Model {
   static Model open(const std::string& path, const std::vector<std::string>& overrides = {});
   static Model open_bundle(const std::string& path);
 
-  const std::string& path() const { return path_; }
-  // Empty where the path is a recipe.
-  const std::optional<Bundle>& bundle() const { return bundle_; }
-  // The bundle's own recipe, or the file.
+  // What the recipe says: the file, or the bundle's own.
   const TaskKind& kind() const { return *kind_; }
   const TrainOptions& train_options() const { return train_; }
-  const DataOptions& data_options() const { return data_; }
 
   // The graph for inference, before the passes: the bundle's, or what the recipe builds.
   const Graph& inference();
@@ -57,7 +53,7 @@ class Model {
 
   std::string path_;
   RecipeTable recipe_;
-  std::optional<Bundle> bundle_;
+  std::optional<Bundle> bundle_;  // empty where the path is a recipe
   const TaskKind* kind_ = nullptr;
   DataOptions data_;
   TrainOptions train_;

@@ -3,10 +3,12 @@
 #include <signal.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cstdio>
 #include <filesystem>
 #include <optional>
+#include <utility>
 
 #include "cli/cli_support.h"
 #include "cli/measure.h"
@@ -81,26 +83,24 @@ std::string resume_command(const std::string& program, const Options& o) {
   return command;
 }
 
-std::string epoch_text(const TrainProgress& p) {
-  return fmt::format("epoch {:>{}}/{}  loss {:.4f}  accuracy {:.4f}", p.epoch,
-                     fmt::formatted_size("{}", p.epochs), p.epochs, p.loss, p.accuracy);
-}
-
-// The bar after each step, a line after each epoch.
+// The bar after each step, in few words so that a line of 80 characters holds it; a line after each
+// epoch.
 void show(Progress& progress, const TrainProgress& p) {
-  const std::string speed = format_count(p.examples_per_second) + " images/s";
-  if (p.epoch_done) {
-    std::string line = epoch_text(p);
-    for (const auto& [name, value] : p.validation)
-      line += fmt::format("  validation {} {:.4f}", name, value);
-    line += fmt::format("  {}  {} left", speed, format_duration(p.seconds_left));
-    progress.line(line);
+  const std::string speed = format_count(p.examples_per_second);
+  if (!p.epoch_done) {
+    const double share =
+        p.total_steps > 0 ? static_cast<double>(p.total_step) / static_cast<double>(p.total_steps)
+                          : 0;
+    progress.update(share, fmt::format("epoch {}/{} loss {:.2f} acc {:.3f} {} img/s", p.epoch,
+                                       p.epochs, p.loss, p.accuracy, speed));
     return;
   }
-  const double share = p.total_steps > 0
-                           ? static_cast<double>(p.total_step) / static_cast<double>(p.total_steps)
-                           : 0;
-  progress.update(share, epoch_text(p) + "  " + speed);
+  std::string line = fmt::format("epoch {:>{}}/{}  loss {:.4f}  accuracy {:.4f}", p.epoch,
+                                 fmt::formatted_size("{}", p.epochs), p.epochs, p.loss, p.accuracy);
+  for (const auto& [name, value] : p.validation)
+    line += fmt::format("  validation {} {:.4f}", name, value);
+  progress.line(line +
+                fmt::format("  {} images/s  {} left", speed, format_duration(p.seconds_left)));
 }
 
 // What the model costs to use, measured on this machine.
@@ -154,19 +154,21 @@ void print_as_table(const Call& call, const Options& o, const TrainResult& r, co
   row("file size", format_bytes(static_cast<double>(cost.file_bytes)));
   row("latency of one image", fmt::format("{:.3f} ms", cost.latency_milliseconds));
   row("images a second", format_count(cost.images_per_second));
-  fmt::print("{} epochs in {}{}, weights of epoch {}, saved in {}\n", r.epochs,
-             format_duration(r.seconds), r.stopped_early ? " (stopped early)" : "", r.best_epoch,
-             o.out);
+  fmt::print("{} epoch{} in {}{}, weights of epoch {}, saved in {}\n", r.epochs,
+             r.epochs == 1 ? "" : "s", format_duration(r.seconds),
+             r.stopped_early ? " (stopped early)" : "", r.best_epoch, o.out);
   const std::string program = shell_word(call.program), out = shell_word(o.out);
-  fmt::print("\nWhat to try next:\n");
-  const auto next = [&](const std::string& words, std::string_view what) {
-    fmt::print("  {:<52} {}\n", program + " " + words, what);
-  };
-  next("predict " + out + " IMAGE.png", "what is in your own image");
-  next("profile " + out, "where the time goes, node by node");
+  std::vector<std::pair<std::string, std::string>> next = {
+      {"predict " + out + " IMAGE.png", "the class of an image of your own"},
+      {"profile " + out, "where the time goes, node by node"}};
   if (!o.overrides.empty())
-    next("train " + shell_word(o.recipe) + " --out " + shell_word(o.out + "_full"),
-         "the recipe as it stands");
+    next.emplace_back("train " + shell_word(o.recipe) + " --out " + shell_word(o.out + "_full"),
+                      "the recipe as it stands");
+  size_t width = 0;
+  for (const auto& [words, what] : next) width = std::max(width, words.size());
+  fmt::print("\nWhat to try next:\n");
+  for (const auto& [words, what] : next)
+    fmt::print("  {} {:<{}}   {}\n", program, words, width, what);
 }
 
 int report_interruption(const Call& call, const Options& o) {

@@ -168,6 +168,8 @@ void expect_no_overlap(const Graph& g, const MemoryPlan& plan) {
                      commit.staging_offset + plan.slot(commit.value).bytes,
                      g.size(),
                      g.size()});
+  for (auto& kept : plan.kept)
+    all.push_back({{}, kept.offset, kept.offset + plan.slot(kept.value).bytes, g.size(), g.size()});
   for (const Live& a : all)
     for (const Live& b : all) {
       if (&a == &b || b.first < a.first || a.last < b.first) continue;  // b begins while a lives

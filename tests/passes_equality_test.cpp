@@ -111,7 +111,9 @@ Graph small_transformer() {
   x = ops::mul(g, x, ops::constant(g, 1));
   ops::unary(g, "exp", x);
   const Value ramp = ops::unary(g, "sin", ops::iota(g, DType::f32, {kWidth}, 0));
-  x = ops::add(g, ops::add(g, x, ramp), twice);
+  // Alike but for the order, which matters.
+  const Value apart = ops::mul(g, ops::sub(g, x, ramp), ops::sub(g, ramp, x));
+  x = ops::add(g, ops::add(g, ops::add(g, x, ramp), twice), apart);
   const Value logits = ops::linear(g, "head", ops::reduce_mean(g, x, {1}), 4);
   const Value losses = ops::cross_entropy(g, logits, labels, {.smoothing = 0.1});
   g.set_output("logits", logits);

@@ -276,6 +276,17 @@ void check_graph(const Graph& graph, const Complaint& complain) {
 
 }  // namespace
 
+void remove_bundle(const fs::path& folder) {
+  for (const char* name :
+       {kMetricsFile, kCheckpointFile, kWeightsFile, kGraphFile, kLabelsFile, kRecipeFile}) {
+    std::error_code ec;
+    fs::remove(folder / name, ec);
+    if (ec)
+      throw Error(ErrorCode::io, fmt::format("[bundle] {} cannot be removed: {}",
+                                             (folder / name).string(), ec.message()));
+  }
+}
+
 bool is_bundle(const fs::path& folder) { return is_file(folder / kGraphFile); }
 
 void save_bundle(const fs::path& folder, const Bundle& bundle) {

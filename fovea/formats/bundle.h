@@ -33,10 +33,14 @@ void save_bundle(const std::filesystem::path& folder, const Bundle& bundle);
 // unsupported for a newer format. Tensors that the graph does not name are not read.
 Bundle load_bundle(const std::filesystem::path& folder);
 
+// Removes the files of a bundle and the checkpoint beside them; leaves the folder and all else in
+// it.
+void remove_bundle(const std::filesystem::path& folder);
+
 // Whether the folder holds a model.graph.
 bool is_bundle(const std::filesystem::path& folder);
 
-// The training state that a run keeps in its bundle's folder until it has finished.
+// The training state that a run keeps in its bundle's folder and with which --resume goes on.
 inline constexpr const char* kCheckpointFile = "checkpoint.safetensors";
 
 }  // namespace fovea

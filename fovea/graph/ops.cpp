@@ -197,6 +197,14 @@ Value avg_pool(Graph& g, Value x, PoolAttrs attrs) { return g.add("avg_pool", {x
 Value patches(Graph& g, Value x, int64_t size) { return g.add("patches", {x}, PatchesAttrs{size}); }
 
 Value gather(Graph& g, Value table, Value indices) { return g.add("gather", {table, indices}); }
+Value embedding(Graph& g, std::string_view name, Value indices, int64_t vocabulary, int64_t width) {
+  Value table;
+  {
+    const Graph::Scope scope(g, name);
+    table = weight(g, "weight", {vocabulary, width}, 0.02);
+  }
+  return g.add("gather", {table, indices}, NoAttrs{}, name);
+}
 Value scatter_add(Graph& g, Value updates, Value indices, Size rows) {
   return g.add("scatter_add", {updates, indices}, ScatterAddAttrs{std::move(rows)});
 }

@@ -73,6 +73,9 @@ Value patches(Graph& g, Value x, int64_t size);
 
 // table [V,C], indices i32 [..] -> [..,C].
 Value gather(Graph& g, Value table, Value indices);
+// Makes the table as the variable `weight` [vocabulary,width] below `name`: indices i32 [..] ->
+// [..,width].
+Value embedding(Graph& g, std::string_view name, Value indices, int64_t vocabulary, int64_t width);
 Value scatter_add(Graph& g, Value updates, Value indices, Size rows);
 // rng i32 [3]: seed, step, index of the first sample in the global batch.
 Value dropout(Graph& g, Value x, Value rng, double rate, std::string_view name = {});

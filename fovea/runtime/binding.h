@@ -11,6 +11,7 @@
 
 #include "fovea/graph/op.h"
 #include "fovea/kernels/kernel.h"
+#include "fovea/kernels/strided.h"
 
 namespace fovea {
 
@@ -30,8 +31,6 @@ struct NodeProblem {
   static std::vector<int64_t> dims(const ValueType& type);
 };
 
-// Element strides of a dense array.
-std::vector<int64_t> dense_strides(const std::vector<int64_t>& dims);
 // Element strides that walk a dense array of shape `from` as if it had shape `to` (NumPy's
 // broadcasting): 0 along the axes that are repeated.
 std::vector<int64_t> broadcast_strides(const std::vector<int64_t>& from,

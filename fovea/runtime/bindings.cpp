@@ -59,16 +59,6 @@ int64_t product(const std::vector<int64_t>& dims, size_t first, size_t last) {
   return n;
 }
 
-std::vector<int64_t> dense_strides(const std::vector<int64_t>& dims) {
-  std::vector<int64_t> s(dims.size());
-  int64_t stride = 1;
-  for (size_t i = dims.size(); i-- > 0;) {
-    s[i] = stride;
-    stride *= dims[i];
-  }
-  return s;
-}
-
 std::vector<int64_t> broadcast_strides(const std::vector<int64_t>& from,
                                        const std::vector<int64_t>& to) {
   const std::vector<int64_t> dense = dense_strides(from);

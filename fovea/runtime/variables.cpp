@@ -50,9 +50,11 @@ void VariableStore::create(const Graph& graph, uint64_t seed) {
                AlignedBuffer(static_cast<size_t>(count) * dtype_size(a.type.dtype), "variables")};
     if (a.init == Init::copy) {
       const Variable& source = get(a.source);
-      if (source.data.size() != v.data.size())
-        throw Error(ErrorCode::invalid_argument,
-                    fmt::format("[variable {}] its source {} has another size", n.name, a.source));
+      if (source.dtype != v.dtype || source.shape != v.shape)
+        throw Error(
+            ErrorCode::invalid_argument,
+            fmt::format("[variable {}] its source {} is {}, expected {}", n.name, a.source,
+                        type_text(source.dtype, source.shape), type_text(v.dtype, v.shape)));
       std::memcpy(v.data.data(), source.data.data(), v.data.size());
     } else if (a.type.dtype == DType::f32) {
       fill<float>(v.data, a, n.name, seed);

@@ -1,6 +1,8 @@
-// A run that is killed at any moment and resumed ends with the bits of the run that was left alone.
+// A run that meets a full disk keeps its checkpoint; a run that is killed at any moment and resumed
+// ends with the bits of the run that was left alone.
 #include <gtest/gtest.h>
 #include <signal.h>
+#include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -19,10 +21,14 @@ namespace {
 using Clock = std::chrono::steady_clock;
 
 // Trains in a process of its own, so that it can be killed as a whole.
-pid_t start_training(const std::filesystem::path& data, const std::filesystem::path& out, bool resume,
-                     int threads) {
+// It may write files of at most `file_limit` bytes: past that, writing fails as on a full disk.
+pid_t start_training(const std::filesystem::path& data, const std::filesystem::path& out,
+                     bool resume, int threads, rlim_t file_limit = RLIM_INFINITY) {
   const pid_t child = fork();
   if (child != 0) return child;
+  signal(SIGXFSZ, SIG_IGN);
+  const rlimit limit{file_limit, file_limit};
+  setrlimit(RLIMIT_FSIZE, &limit);
   try {
     RecipeTable recipe = RecipeTable::parse(small_recipe(data, "accumulate = 2\n"), "small.toml");
     TrainRequest request;
@@ -31,6 +37,8 @@ pid_t start_training(const std::filesystem::path& data, const std::filesystem::p
     request.pool = std::make_shared<ThreadPool>(threads);
     train(recipe, request);
     _exit(0);
+  } catch (const Error& e) {
+    _exit(e.code() == ErrorCode::io ? 3 : 1);
   } catch (const std::exception& e) {
     std::fprintf(stderr, "%s\n", e.what());
     _exit(1);
@@ -70,6 +78,25 @@ TEST(Kill, ARunThatWasKilledAtAnyMomentEndsWithTheSameBits) {
     EXPECT_EQ(read_file(out / "model.safetensors", 1 << 24), expected) << "run " << i;
   }
   EXPECT_GT(killed, 4);  // else the test has shown nothing
+}
+
+TEST(FullDisk, TheCheckpointBeforeStaysWholeAndTheRunGoesOnFromIt) {
+  const TemporaryFolder folder;
+  write_small_images(folder / "data", 120, 20);
+  ASSERT_EQ(wait_for(start_training(folder / "data", folder / "alone", false, 2)), 0);
+  const pid_t child = start_training(folder / "data", folder / "out", false, 2);
+  std::error_code ec;
+  while (std::filesystem::file_size(folder / "out" / "checkpoint.safetensors", ec) == 0 || ec)
+    std::this_thread::yield();
+  kill(child, SIGKILL);
+  wait_for(child);
+  const auto size = std::filesystem::file_size(folder / "out" / "checkpoint.safetensors");
+  const auto before = read_file(folder / "out" / "checkpoint.safetensors", 1 << 24);
+  EXPECT_EQ(wait_for(start_training(folder / "data", folder / "out", true, 2, size / 2)), 3);
+  EXPECT_EQ(read_file(folder / "out" / "checkpoint.safetensors", 1 << 24), before);
+  EXPECT_EQ(wait_for(start_training(folder / "data", folder / "out", true, 1)), 0);
+  EXPECT_EQ(read_file(folder / "out" / "model.safetensors", 1 << 24),
+            read_file(folder / "alone" / "model.safetensors", 1 << 24));
 }
 
 }  // namespace

@@ -63,7 +63,7 @@ class Trainer {
   }
 
  private:
-  fs::path checkpoint_path() const { return request_.out / "checkpoint.safetensors"; }
+  fs::path checkpoint_path() const { return request_.out / kCheckpointFile; }
 
   void prepare_folder() {
     std::error_code ec;
@@ -73,9 +73,7 @@ class Trainer {
                                              request_.out.string(), ec.message()));
     const bool used = fs::exists(checkpoint_path()) || is_bundle(request_.out);
     if (request_.overwrite) {
-      for (const char* name : {"checkpoint.safetensors", "model.graph", "model.safetensors",
-                               "recipe.toml", "labels.txt", "metrics.json"})
-        fs::remove(request_.out / name, ec);
+      remove_bundle(request_.out);
     } else if (used && !request_.resume) {
       throw Error(
           ErrorCode::invalid_argument,
