@@ -71,10 +71,13 @@ struct Op {
   Attrs (*without_unused)(const Attrs&, const std::vector<bool>& used) = nullptr;
 
   bool commutative = false;
-  bool random = false;       // never merged with its like: each has its own stream
-  bool view = false;         // the bytes of its input under another shape
-  bool source = false;       // input, variable, constant: not run
-  bool in_place = false;     // output 0 may stand in the memory of an input of the same type
+  bool random = false;  // never merged with its like: each has its own stream
+  bool view = false;    // the bytes of its input under another shape
+  bool source = false;  // input, variable, constant: not run
+  // Reads and writes element by element: output 0 may stand in the memory of an input of the same
+  // type (of input 0 where there are several outputs), output i > 0 in that of input i + 1 (the
+  // moments of an optimiser).
+  bool in_place = false;
   bool no_gradient = false;  // comparisons, indices, updates: a gradient ends here
 };
 

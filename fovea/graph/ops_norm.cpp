@@ -1,4 +1,5 @@
 // Softmax and the norms, over the last axis.
+#include "fovea/graph/gradient.h"
 #include "fovea/graph/op.h"
 #include "fovea/graph/ops.h"
 
@@ -32,7 +33,9 @@ Values decompose_softmax(Graph& g, std::span<const Value> in, const Attrs&) {
   return {ops::div(g, e, ops::select(g, empty, ops::constant(g, 1, dtype), sum))};
 }
 Values decompose_log_softmax(Graph& g, std::span<const Value> in, const Attrs&) {
-  const Value top = g.add("reduce_max", {in[0]}, ReduceAttrs{{-1}, true});
+  Value top = g.add("reduce_max", {in[0]}, ReduceAttrs{{-1}, true});
+  top =
+      ops::select(g, ops::unary(g, "is_finite", top), top, ops::constant(g, 0, g.type(top).dtype));
   const Value x = ops::sub(g, in[0], top);
   return {ops::sub(g, x,
                    ops::unary(g, "log", ops::reduce_sum(g, ops::unary(g, "exp", x), {-1}, true)))};
@@ -121,15 +124,22 @@ Value statistic(GradientContext& c, int output) {
   return {again.node, output};
 }
 
+// Whether a gradient reaches the statistics: the kernels take that of y only.
+bool through_statistics(const GradientContext& c) {
+  for (size_t i = 1; i < c.output_gradients.size(); ++i)
+    if (c.output_gradients[i]) return true;
+  return false;
+}
+
 Values layer_norm_gradient(GradientContext& c) {
-  if (!c.gradient()) return {{}, {}, {}};
+  if (through_statistics(c)) return gradient_through_decomposition(c);
   const Value mean = statistic(c, 1), rstd = statistic(c, 2);
   const Value d =
       c.graph.add("layer_norm_grad", {c.input(0), c.input(1), mean, rstd, c.gradient()});
   return {{d.node, 0}, {d.node, 1}, {d.node, 2}};
 }
 Values rms_norm_gradient(GradientContext& c) {
-  if (!c.gradient()) return {{}, {}};
+  if (through_statistics(c)) return gradient_through_decomposition(c);
   const Value rstd = statistic(c, 1);
   const Value d = c.graph.add("rms_norm_grad", {c.input(0), c.input(1), rstd, c.gradient()});
   return {{d.node, 0}, {d.node, 1}};

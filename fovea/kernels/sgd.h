@@ -14,7 +14,7 @@ namespace fovea {
 struct SgdProblem {
   DType dtype = DType::f32;
   int64_t n = 0;
-  double momentum = 0;  // in [0, 1); 0: m and m_out are neither read nor written
+  double momentum = 0;  // in [0, 1); 0: m_out, where given, is a copy of m
   double weight_decay = 0;
 };
 

@@ -20,7 +20,7 @@ class SgdPlan final : public KernelPlan<SgdArgs> {
     const T scale = args.grad_scale ? static_cast<T>(*args.grad_scale) : T{1};
     if (!std::isfinite(scale)) {
       lanes::keep(p_.n, args.w, args.w_out, sizeof(T));
-      if (momentum != 0) lanes::keep(p_.n, args.m, args.m_out, sizeof(T));
+      if (args.m_out) lanes::keep(p_.n, args.m, args.m_out, sizeof(T));
       return;
     }
     const T* w = static_cast<const T*>(args.w);
@@ -30,6 +30,7 @@ class SgdPlan final : public KernelPlan<SgdArgs> {
     T* m_out = static_cast<T*>(args.m_out);
     lanes::for_flat(*context.pool, p_.n, [&](int64_t i, int64_t n) {
       if (momentum == 0) {
+        if (m_out) lanes::keep(n, m + i, m_out + i, sizeof(T));
         lanes::map(
             n, w_out + i, [=](T a, T b) { return a - lr * (scale * b + decay * a); }, w + i, g + i);
         return;

@@ -43,10 +43,11 @@ class Planner {
   void commit_later(Value variable, Value value) {
     const Node& n = graph_.node(variable);
     if (n.attrs.get<VariableAttrs>().kind == VariableKind::cache)
-      throw Error(ErrorCode::unsupported,
-                  fmt::format("[plan {}] this cache cannot be updated in place: somebody reads it after "
-                              "{} has written it",
-                              n.name, graph_.node(value).name));
+      throw Error(
+          ErrorCode::unsupported,
+          fmt::format("[plan {}] this cache cannot be updated in place: somebody reads it after "
+                      "{} has written it",
+                      n.name, graph_.node(value).name));
     Commit commit{variable.node, value, plan_.slot(value).place == Place::variable, 0};
     if (commit.staged) {
       staging_.push_back({plan_.commits.size(), buffers_.size()});
@@ -96,6 +97,14 @@ class Planner {
     return last_use_[static_cast<size_t>(v.node)][static_cast<size_t>(v.output)];
   }
 
+  // Whether this output may stand where `input` stands, although the node reads it.
+  static bool reads_in_place(const Node& n, int output, Value input) {
+    if (!n.op->in_place) return false;
+    if (n.types.size() == 1) return true;
+    if (std::count(n.inputs.begin(), n.inputs.end(), input) > 1) return false;
+    return n.inputs[static_cast<size_t>(output == 0 ? 0 : output + 1)] == input;
+  }
+
   // An update may be written over its variable when each reader of the variable (through views,
   // too) runs before the update's node, or is that node and reads element by element.
   void choose_updates_in_place() {
@@ -110,7 +119,9 @@ class Planner {
           if (std::find(aliases.begin(), aliases.end(), v) == aliases.end()) continue;
           if (n.op->view)
             aliases.push_back({id, 0});
-          else if (id > value.node || (id == value.node && !(n.op->in_place && v == variable)))
+          else if (id > value.node ||
+                   (id == value.node &&
+                    !(v == variable && reads_in_place(n, value.output, variable))))
             safe = false;
         }
       }
@@ -178,7 +189,7 @@ class Planner {
     const Node& n = graph_.node(id);
     for (Value v : n.inputs) {
       const int b = buffer(v);
-      if (b < 0 || graph_.type(v) != n.types[0]) continue;
+      if (b < 0 || graph_.type(v) != n.types[0] || !reads_in_place(n, 0, v)) continue;
       const Buffer& candidate = buffers_[static_cast<size_t>(b)];
       if (candidate.bytes == bytes && candidate.last == id) return b;
     }

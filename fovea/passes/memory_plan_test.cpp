@@ -110,5 +110,19 @@ update %c = %n
   EXPECT_NE(error_of([&] { plan_memory(g); }).find("in place"), std::string::npos);
 }
 
+TEST(MemoryPlan, AnOptimisersOutputsGoWhereTheirOwnInputsStand) {
+  const std::string body = R"(w = variable(type=f32[64])
+m = variable(type=f32[64], kind=state)
+g = input(type=f32[64])
+rate = input(type=f32[])
+u = sgd(%w, %g, %m, %rate, %rate) : f32[64], f32[64]
+)";
+  const Graph own = graph_of(body + "update %w = %u\nupdate %m = %u:1\n");
+  EXPECT_TRUE(plan_memory(own).commits.empty());
+  // The momentum's output must not be written over the weight, which is read after it.
+  const Graph crossed = graph_of(body + "update %w = %u:1\nupdate %m = %u\n");
+  EXPECT_EQ(plan_memory(crossed).commits.size(), 2u);
+}
+
 }  // namespace
 }  // namespace fovea
