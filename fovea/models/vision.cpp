@@ -8,9 +8,13 @@ namespace fovea {
 
 Value vision_classifier(Graph& g, Value image, int64_t classes, const VisionOptions& o,
                         const BuildContext& context) {
-  // Bytes 0..255 to -1..1: near enough to what any data set's own mean and deviation give.
-  Value x = ops::cast(g, image, DType::f32);
-  x = ops::add(g, ops::scaled(g, x, 2.0 / 255.0), ops::constant(g, -1));
+  Value x;
+  {
+    // Bytes 0..255 to -1..1: near enough to what any data set's own mean and deviation give.
+    const Graph::Scope scope(g, "pixels");
+    x = ops::cast(g, image, DType::f32);
+    x = ops::add(g, ops::scaled(g, x, 2.0 / 255.0), ops::constant(g, -1));
+  }
   {
     const Graph::Scope scope(g, "stem");
     for (size_t i = 0; i < o.stem.size(); ++i) {
