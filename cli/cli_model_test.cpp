@@ -1,12 +1,18 @@
 // A small model from beginning to end: trained, measured, used, interrupted.
 #include <signal.h>
+#include <stdio.h>
 #include <sys/resource.h>
+// jpeglib.h needs FILE and size_t declared before it.
+#include <jpeglib.h>
 
 #include <chrono>
+#include <cstdlib>
+#include <map>
 #include <nlohmann/json.hpp>
 #include <thread>
 
 #include "cli/test_program.h"
+#include "fovea/data/test_images.h"
 #include "fovea/formats/image.h"
 #include "fovea/graph/graph_text.h"
 
@@ -16,47 +22,47 @@ namespace {
 namespace fs = std::filesystem;
 using nlohmann::json;
 
-void append_big_endian(std::string& to, uint32_t value) {
-  for (int shift = 24; shift >= 0; shift -= 8) to += static_cast<char>(value >> shift & 0xff);
-}
-
 constexpr int kSide = 8;
 
-// Class 0 is bright on the left, class 1 on the right; i makes each image a little different.
-std::vector<uint8_t> half_bright(int label, int i) {
+// A picture of a class of write_small_images, without noise.
+std::vector<uint8_t> half_bright(bool left) {
   std::vector<uint8_t> pixels;
   for (int y = 0; y < kSide; ++y)
-    for (int x = 0; x < kSide; ++x) {
-      const bool bright = (x < kSide / 2) == (label == 0);
-      pixels.push_back(static_cast<uint8_t>((bright ? 200 : 20) + (i * 7 + y * 3 + x) % 16));
-    }
+    for (int x = 0; x < kSide; ++x) pixels.push_back((left ? x : y) < kSide / 2 ? 190 : 60);
   return pixels;
+}
+
+// A grey JPEG file.
+std::string jpeg_of(std::vector<uint8_t> pixels) {
+  jpeg_compress_struct jpeg{};
+  jpeg_error_mgr errors{};
+  jpeg.err = jpeg_std_error(&errors);
+  jpeg_create_compress(&jpeg);
+  unsigned char* target = nullptr;
+  unsigned long size = 0;  // NOLINT: libjpeg's type
+  jpeg_mem_dest(&jpeg, &target, &size);
+  jpeg.image_width = jpeg.image_height = kSide;
+  jpeg.input_components = 1;
+  jpeg.in_color_space = JCS_GRAYSCALE;
+  jpeg_set_defaults(&jpeg);
+  jpeg_start_compress(&jpeg, TRUE);
+  while (jpeg.next_scanline < jpeg.image_height) {
+    JSAMPROW row = pixels.data() + jpeg.next_scanline * kSide;
+    jpeg_write_scanlines(&jpeg, &row, 1);
+  }
+  jpeg_finish_compress(&jpeg);
+  jpeg_destroy_compress(&jpeg);
+  const std::string file(reinterpret_cast<const char*>(target), size);
+  std::free(target);
+  return file;
 }
 
 class CliModel : public Cli {
  protected:
   void SetUp() override {
     Cli::SetUp();
-    fs::create_directory(folder_ / "data");
-    write_split("train", 64);
-    write_split("t10k", 32);
-    write("tiny.toml", kRecipe);
-  }
-
-  void write_split(const std::string& prefix, int count) {
-    std::string images, labels;
-    append_big_endian(images, 0x803);
-    for (const int size : {count, kSide, kSide})
-      append_big_endian(images, static_cast<uint32_t>(size));
-    append_big_endian(labels, 0x801);
-    append_big_endian(labels, static_cast<uint32_t>(count));
-    for (int i = 0; i < count; ++i) {
-      const std::vector<uint8_t> pixels = half_bright(i % 2, i);
-      images.append(pixels.begin(), pixels.end());
-      labels += static_cast<char>(i % 2);
-    }
-    write("data/" + prefix + "-images-idx3-ubyte", images);
-    write("data/" + prefix + "-labels-idx1-ubyte", labels);
+    write_small_images(folder_ / "data", 64, 32);
+    write("tiny.toml", small_recipe("data"));
   }
 
   Finished train(const std::vector<std::string>& more = {}, const Setting& setting = {}) {
@@ -64,30 +70,15 @@ class CliModel : public Cli {
     words.insert(words.end(), more.begin(), more.end());
     return run(words, setting);
   }
-
-  static constexpr const char* kRecipe = R"([data]
-kind = "idx"
-dir = "data"
-classes = ["left", "right"]
-validation = 16
-[model]
-stem = []
-patch = 4
-width = 16
-heads = 2
-layers = 1
-mlp = 16
-[train]
-epochs = 12
-batch = 16
-learning_rate = 1e-2
-)";
 };
 
 TEST_F(CliModel, AWrongKeyIsNamedWithItsLineAndTheNearest) {
-  write("wrong.toml", std::string(kRecipe) + "ephocs = 3\n");
-  expect_error(run({"train", "wrong.toml"}), {"wrong.toml:17", "ephocs", "epochs"});
-  expect_error(run({"graph", "wrong.toml"}), {"wrong.toml:17", "ephocs", "epochs"});
+  const std::string recipe = small_recipe("data", "ephocs = 3\n");
+  write("wrong.toml", recipe);
+  const auto lines = std::count(recipe.begin(), recipe.end(), '\n');
+  const std::string where = "wrong.toml:" + std::to_string(lines);
+  expect_error(run({"train", "wrong.toml"}), {where, "ephocs", "epochs"});
+  expect_error(run({"graph", "wrong.toml"}), {where, "ephocs", "epochs"});
 }
 
 TEST_F(CliModel, AWrongOverrideIsNamed) {
@@ -96,7 +87,8 @@ TEST_F(CliModel, AWrongOverrideIsNamed) {
 }
 
 TEST_F(CliModel, IsTrainedMeasuredAndUsed) {
-  const Finished trained = train({"--json", "--quiet"});
+  const Finished trained =
+      train({"--json", "--quiet", "--set", "train.epochs=12", "--set", "train.learning_rate=1e-2"});
   ASSERT_EQ(trained.code, 0) << trained.err;
   EXPECT_EQ(trained.err, "");
   const json result = json::parse(trained.out);
@@ -122,18 +114,23 @@ TEST_F(CliModel, IsTrainedMeasuredAndUsed) {
   expect_error(run({"eval", "model", "--split", "tset"}), {"tset", "did you mean 'test'"});
 
   // predict on pictures that it has not seen.
-  for (const int label : {0, 1})
-    write_file_atomically(folder_ / (label == 0 ? "l.png" : "r.png"),
-                          encode_png({kSide, kSide, 1, half_bright(label, 100)}));
-  const Finished predicted = run({"predict", "model", "l.png", "r.png", "--top", "1", "--json"});
+  write_file_atomically(folder_ / "u.png", encode_png({kSide, kSide, 1, half_bright(false)}));
+  write_file_atomically(folder_ / "l.png", encode_png({kSide, kSide, 1, half_bright(true)}));
+  write("u.jpg", jpeg_of(half_bright(false)));
+  write("l.jpg", jpeg_of(half_bright(true)));
+  const std::vector<std::string> files = {"u.png", "l.png", "u.jpg", "l.jpg"};
+  std::vector<std::string> words = {"predict", "model", "--top", "1", "--json"};
+  words.insert(words.end(), files.begin(), files.end());
+  const Finished predicted = run(words);
   ASSERT_EQ(predicted.code, 0) << predicted.err;
   const json predictions = json::parse(predicted.out)["predictions"];
-  ASSERT_EQ(predictions.size(), 2u);
-  EXPECT_EQ(predictions[0]["file"], "l.png");
-  ASSERT_EQ(predictions[0]["classes"].size(), 1u);
-  EXPECT_EQ(predictions[0]["classes"][0]["class"], "left");
-  EXPECT_EQ(predictions[1]["classes"][0]["class"], "right");
-  EXPECT_GT(predictions[0]["classes"][0]["probability"], 0.5);
+  ASSERT_EQ(predictions.size(), files.size());
+  for (size_t i = 0; i < files.size(); ++i) {
+    EXPECT_EQ(predictions[i]["file"], files[i]);
+    ASSERT_EQ(predictions[i]["classes"].size(), 1u);
+    EXPECT_EQ(predictions[i]["classes"][0]["class"], files[i][0] == 'u' ? "upper" : "left");
+    EXPECT_GT(predictions[i]["classes"][0]["probability"], 0.5);
+  }
   const Finished as_text = run({"predict", "model", "l.png"});
   EXPECT_NE(as_text.out.find("left"), std::string::npos) << as_text.out;
 
@@ -142,6 +139,8 @@ TEST_F(CliModel, IsTrainedMeasuredAndUsed) {
   expect_error(run({"predict", "model", "large.png"}), {"large.png", "8", "4"});
   write("broken.png", "no picture");
   expect_error(run({"predict", "model", "broken.png"}), {"broken.png"});
+  write("broken.jpg", jpeg_of(half_bright(true)).substr(0, 100));
+  expect_error(run({"predict", "model", "broken.jpg"}), {"broken.jpg"});
   expect_error(run({"predict", "model", "missing.png"}), {"missing.png"});
 
   // A second training does not throw this one away.
@@ -195,6 +194,47 @@ TEST_F(CliModel, IsProfiledAndPrinted) {
   expect_error(run({"graph", "model", "--set", "model.width=8"}), {"model", "--set"});
   const Finished wider = run({"graph", "tiny.toml", "--set", "model.width=24"});
   EXPECT_NE(wider.out.find("[B,4,24]"), std::string::npos) << wider.out;
+}
+
+TEST_F(CliModel, AStepThatAccumulatesIsProfiledInItsTwoParts) {
+  const std::vector<std::string> words = {"profile", "tiny.toml", "--train",           "--runs",
+                                          "2",       "--set",     "train.accumulate=4"};
+  std::vector<std::string> as_json = words;
+  as_json.push_back("--json");
+  const Finished f = run(as_json);
+  ASSERT_EQ(f.code, 0) << f.err;
+  const json profile = json::parse(f.out);
+  EXPECT_EQ(profile["batch"], 4);
+  EXPECT_EQ(profile["accumulate"], 4);
+  double shares = 0;
+  int64_t flops = 0;
+  std::map<std::string, int> nodes, updates;
+  for (const json& node : profile["nodes"]) {
+    const std::string part = node["part"];
+    ++nodes[part];
+    updates[part] += node["op"] == "adamw";
+    EXPECT_EQ(node["times"], part == "accumulate" ? 3 : 1) << node;
+    shares += node["share"].get<double>();
+    flops += node["times"].get<int64_t>() * node["flops"].get<int64_t>();
+  }
+  EXPECT_EQ(nodes.size(), 2u);
+  EXPECT_GT(nodes["accumulate"], 0);
+  EXPECT_EQ(updates["accumulate"], 0);
+  EXPECT_GT(updates["apply"], 0);
+  EXPECT_NEAR(shares, 1, 1e-9);
+  EXPECT_EQ(profile["totals"]["flops"], flops);
+
+  const Finished text = run(words);
+  for (const char* heading : {"accumulate: 3 times", "apply: once", "batch 4 x 4"})
+    EXPECT_NE(text.out.find(heading), std::string::npos) << heading << " is not in: " << text.out;
+}
+
+TEST_F(CliModel, TrainOptionsThatCannotBeAreErrorsOfProfileAndGraph) {
+  for (const char* verb : {"profile", "graph"})
+    expect_error(run({verb, "tiny.toml", "--train", "--set", "train.accumulate=3"}),
+                 {"accumulate", "3"});
+  ASSERT_EQ(train({"--set", "train.epochs=1"}).code, 0);
+  expect_error(run({"profile", "model", "--set", "model.width=8"}), {"model", "--set"});
 }
 
 TEST_F(CliModel, TrainingShowsAPlainLineAnEpochWhereThereIsNoTerminal) {

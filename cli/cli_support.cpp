@@ -70,10 +70,19 @@ const Graph& Model::inference() { return bundle_ ? bundle_->graph : task().infer
 
 const Task& Model::task() {
   if (!task_) {
-    task_ = kind_->make(recipe_, info());
+    task_ = make_task(recipe_, info());
     recipe_.check_all_read();
   }
   return *task_;
+}
+
+const TrainOptions& Model::train_options() const {
+  try {
+    check_train_options(train_);
+  } catch (const Error& e) {
+    throw recipe_.located(e);
+  }
+  return train_;
 }
 
 std::shared_ptr<VariableStore> Model::variables() const {

@@ -32,7 +32,8 @@ class Model {
 
   // What the recipe says: the file, or the bundle's own.
   const TaskKind& kind() const { return *kind_; }
-  const TrainOptions& train_options() const { return train_; }
+  // Throws Error for a value out of its range, naming its place.
+  const TrainOptions& train_options() const;
 
   // The graph for inference, before the passes: the bundle's, or what the recipe builds.
   const Graph& inference();

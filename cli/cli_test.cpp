@@ -36,6 +36,11 @@ TEST_F(Cli, EachVerbExplainsItself) {
   }
 }
 
+TEST_F(Cli, TheHelpOfTrainNamesTheExitCodes) {
+  const Finished f = run({"train", "--help"});
+  EXPECT_NE(f.out.find("130 after Ctrl-C"), std::string::npos) << f.out;
+}
+
 TEST_F(Cli, AnUnknownVerbIsAnErrorWithTheNearest) {
   expect_error(run({"trian"}), {"trian", "did you mean 'train'"});
 }
@@ -115,7 +120,14 @@ TEST_F(Cli, DoctorNamesKernelsAndLibraries) {
   for (const char* library : {"oneDNN", "Highway", "libpng", "zlib", "toml++", "fmt"})
     EXPECT_TRUE(report["libraries"].contains(library)) << library;
   EXPECT_EQ(report["data_sets"][0]["name"], "Fashion-MNIST");
-  EXPECT_EQ(run({"doctor"}).code, 0);
+}
+
+TEST_F(Cli, DoctorSaysHowToForceAKernel) {
+  const Finished f = run({"doctor"});
+  EXPECT_EQ(f.code, 0) << f.err;
+  EXPECT_NE(f.out.find("FOVEA_FORCE_KERNEL=attention=hwy_avx2"), std::string::npos) << f.out;
+  EXPECT_NE(run({"doctor", "--help"}).out.find("FOVEA_FORCE_KERNEL=family=kernel"),
+            std::string::npos);
 }
 
 TEST_F(Cli, DoctorShowsTheForcedKernelAlone) {

@@ -7,11 +7,10 @@
 
 #include <algorithm>
 #include <cstdlib>
-#include <fstream>
-#include <sstream>
 
 #include "cli/cli_support.h"
 #include "cli/verbs.h"
+#include "fovea/base/build_info.h"
 #include "fovea/base/error.h"
 #include "fovea/data/fashion_mnist.h"
 #include "fovea/kernels/versions.h"
@@ -20,36 +19,6 @@
 namespace fovea::cli {
 
 namespace {
-
-struct Processor {
-  std::string model = "unknown";
-  std::vector<std::string> features;
-};
-
-// From /proc/cpuinfo, with Linux's names; only what kernels care for.
-Processor processor() {
-  constexpr std::string_view kFeatures[] = {"sse4_1",      "avx",      "f16c",        "fma",
-                                            "avx2",        "avx_vnni", "avx512f",     "avx512bw",
-                                            "avx512vl",    "avx512dq", "avx512_vnni", "avx512_bf16",
-                                            "avx512_fp16", "amx_tile", "amx_int8",    "amx_bf16"};
-  Processor result;
-  std::ifstream file("/proc/cpuinfo");
-  for (std::string line; std::getline(file, line);) {
-    const size_t colon = line.find(": ");
-    if (colon == std::string::npos) continue;
-    const std::string value = line.substr(colon + 2);
-    if (line.starts_with("model name")) result.model = value;
-    if (!line.starts_with("flags")) continue;
-    std::istringstream words(value);
-    std::vector<std::string> flags;
-    for (std::string word; words >> word;) flags.push_back(word);
-    for (const std::string_view feature : kFeatures)
-      if (std::find(flags.begin(), flags.end(), feature) != flags.end())
-        result.features.emplace_back(feature);
-    break;  // the others are alike
-  }
-  return result;
-}
 
 std::vector<LibraryVersion> libraries() {
   std::vector<LibraryVersion> all = kernel_libraries();
@@ -93,7 +62,7 @@ DataSet fashion_mnist() {
 }
 
 struct Report {
-  Processor processor;
+  std::vector<std::string> features;
   int threads = 0;
   std::string forced;                 // FOVEA_FORCE_KERNEL
   std::vector<KernelFamily> kernels;  // those that may be chosen, in the order of asking
@@ -110,7 +79,7 @@ Report examine() {
     r.kernels.push_back(family);
     if (!forced.empty()) r.kernels.back().kernels = {forced};
   }
-  r.processor = processor();
+  r.features = processor_features();
   r.threads = ThreadPool::hardware_threads();
   r.libraries = libraries();
   r.data_sets = {fashion_mnist()};
@@ -119,7 +88,7 @@ Report examine() {
 
 void print_as_json(const Report& r) {
   Json features = Json::array();
-  for (const std::string& feature : r.processor.features) features.push(feature);
+  for (const std::string& feature : r.features) features.push(feature);
   Json kernels = Json::object();
   for (const KernelFamily& family : r.kernels) {
     Json names = Json::array();
@@ -137,8 +106,9 @@ void print_as_json(const Report& r) {
     data_sets.push(std::move(one));
   }
   Json out = Json::object();
-  out.set("version", FOVEA_VERSION)
-      .set("processor", r.processor.model)
+  out.set("version", version())
+      .set("compiler", compiler())
+      .set("processor", processor_name())
       .set("features", std::move(features))
       .set("threads", int64_t{r.threads})
       .set("force_kernel", r.forced)
@@ -149,14 +119,18 @@ void print_as_json(const Report& r) {
 }
 
 void print_as_text(const Report& r) {
-  fmt::print("fovea {}\n\n", FOVEA_VERSION);
-  fmt::print("processor  {}\n", r.processor.model);
-  fmt::print("features   {}\n", fmt::join(r.processor.features, " "));
+  fmt::print("fovea {}\n\n", version());
+  fmt::print("compiler   {}\n", compiler());
+  fmt::print("processor  {}\n", processor_name());
+  fmt::print("features   {}\n", fmt::join(r.features, " "));
   fmt::print("threads    {}\n", r.threads);
   fmt::print("\nkernels: the first that supports a case is used\n");
   for (const KernelFamily& family : r.kernels)
     fmt::print("  {:<20} {}\n", family.name, fmt::join(family.kernels, ", "));
-  if (!r.forced.empty()) fmt::print("  by FOVEA_FORCE_KERNEL={}\n", r.forced);
+  if (r.forced.empty())
+    fmt::print("  force one with FOVEA_FORCE_KERNEL=attention=hwy_avx2\n");
+  else
+    fmt::print("  by FOVEA_FORCE_KERNEL={}\n", r.forced);
   fmt::print("\nlibraries\n");
   for (const LibraryVersion& library : r.libraries)
     fmt::print("  {:<20} {}{}{}\n", library.name, library.version,
@@ -175,7 +149,9 @@ int doctor_verb(const Call& call) {
   Arguments arguments(
       "doctor",
       "Shows what the processor offers, which kernels will be used, the libraries, and "
-      "the data sets\nthat are installed.");
+      "the data sets\nthat are installed. FOVEA_FORCE_KERNEL=family=kernel, more behind commas, "
+      "forces "
+      "kernels of\nthe families that it lists.");
   arguments.flag("--json", json, "The result as JSON");
   if (!arguments.parse(call.arguments)) return 0;
   const Report report = examine();

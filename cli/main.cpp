@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "cli/verbs.h"
+#include "fovea/base/build_info.h"
 #include "fovea/base/error.h"
 #include "fovea/base/text.h"
 
@@ -50,7 +51,7 @@ std::vector<VerbGroup> verb_groups() {
 
 void print_help() {
   fmt::print("fovea {} - attention models inside a budget\n\nUsage: fovea VERB [options]\n",
-             FOVEA_VERSION);
+             version());
   for (const VerbGroup& group : verb_groups()) {
     fmt::print("\n{}\n", group.title);
     for (const Verb& verb : group.verbs)
@@ -67,7 +68,7 @@ int run(const std::string& program, const std::vector<std::string>& words) {
     return 0;
   }
   if (words[0] == "--version") {
-    fmt::print("fovea {}\n", FOVEA_VERSION);
+    fmt::print("fovea {}\n", version());
     return 0;
   }
   std::vector<std::string_view> names;

@@ -2,7 +2,11 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <memory>
 #include <optional>
+#include <string>
+#include <utility>
+#include <vector>
 
 #include "cli/cli_support.h"
 #include "cli/measure.h"
@@ -15,54 +19,90 @@ namespace fovea::cli {
 
 namespace {
 
+// A graph that was run: the model, a whole training step, or one of the two parts of a step that
+// accumulates gradients.
+struct Part {
+  std::string name;
+  int64_t times = 1;  // in what is profiled
+  Profile profile;
+};
+
 struct Result {
   std::string path;
   bool train = false;
-  int64_t batch = 0;
+  int64_t batch = 0;       // images of one run
+  int64_t accumulate = 1;  // runs of a training step
   int threads = 0;
   int64_t runs = 0;
-  Profile profile;
-  // Bytes.
+  std::vector<Part> parts;
+  // Bytes, of all parts together: each keeps its own.
   int64_t arena = 0;   // with sharing
   int64_t values = 0;  // without
   int64_t total = 0;   // arena, inputs and scratch
   int64_t peak = 0;    // of the whole process
 };
 
-double share(const NodeReport& node, const Profile& profile) {
-  return profile.node_milliseconds > 0 ? node.milliseconds / profile.node_milliseconds : 0;
+// Of all parts, each as often as it runs.
+struct Totals {
+  double node_milliseconds = 0;
+  double run_milliseconds = 0;
+  int64_t flops = 0;
+  int64_t bytes = 0;
+};
+
+Totals totals_of(const Result& r) {
+  Totals all;
+  for (const Part& part : r.parts) {
+    all.node_milliseconds += static_cast<double>(part.times) * part.profile.node_milliseconds;
+    all.run_milliseconds += static_cast<double>(part.times) * part.profile.run_milliseconds;
+    all.flops += part.times * part.profile.flops;
+    all.bytes += part.times * part.profile.bytes;
+  }
+  return all;
+}
+
+// Of the time of all parts.
+double share(const NodeReport& node, const Part& part, const Totals& totals) {
+  return totals.node_milliseconds > 0
+             ? static_cast<double>(part.times) * node.milliseconds / totals.node_milliseconds
+             : 0;
 }
 
 // Operations a second in units of 10^9.
-double gflops(int64_t flops, double milliseconds) {
-  return milliseconds > 0 ? static_cast<double>(flops) / milliseconds / 1e6 : 0;
+double gflops(const Totals& t) {
+  return t.run_milliseconds > 0 ? static_cast<double>(t.flops) / t.run_milliseconds / 1e6 : 0;
 }
 
-double images_per_second(const Result& r) {
-  const double milliseconds = r.profile.run_milliseconds;
-  return milliseconds > 0 ? 1e3 * static_cast<double>(r.batch) / milliseconds : 0;
+double images_per_second(const Result& r, const Totals& t) {
+  return t.run_milliseconds > 0
+             ? 1e3 * static_cast<double>(r.batch * r.accumulate) / t.run_milliseconds
+             : 0;
 }
 
 void print_as_json(const Result& r) {
+  const Totals t = totals_of(r);
   Json nodes = Json::array();
-  for (const NodeReport& node : r.profile.nodes) {
-    Json row = Json::object();
-    row.set("name", node.name)
-        .set("op", node.op)
-        .set("kernel", node.kernel)
-        .set("flops", node.flops)
-        .set("bytes", node.bytes)
-        .set("ms", node.milliseconds)
-        .set("share", share(node, r.profile));
-    nodes.push(std::move(row));
-  }
+  for (const Part& part : r.parts)
+    for (const NodeReport& node : part.profile.nodes) {
+      Json row = Json::object();
+      row.set("part", part.name)
+          .set("times", part.times)
+          .set("name", node.name)
+          .set("op", node.op)
+          .set("kernel", node.kernel)
+          .set("flops", node.flops)
+          .set("bytes", node.bytes)
+          .set("ms", node.milliseconds)
+          .set("share", share(node, part, t));
+      nodes.push(std::move(row));
+    }
   Json totals = Json::object();
-  totals.set("flops", r.profile.flops)
-      .set("bytes", r.profile.bytes)
-      .set("node_ms", r.profile.node_milliseconds)
-      .set("run_ms", r.profile.run_milliseconds)
-      .set("gflops_per_second", gflops(r.profile.flops, r.profile.run_milliseconds))
-      .set("examples_per_second", images_per_second(r));
+  totals.set("flops", t.flops)
+      .set("bytes", t.bytes)
+      .set("node_ms", t.node_milliseconds)
+      .set("run_ms", t.run_milliseconds)
+      .set("gflops_per_second", gflops(t))
+      .set("examples_per_second", images_per_second(r, t));
   Json memory = Json::object();
   memory.set("arena_bytes", r.arena)
       .set("values_bytes", r.values)
@@ -72,6 +112,7 @@ void print_as_json(const Result& r) {
   out.set("model", r.path)
       .set("train", r.train)
       .set("batch", r.batch)
+      .set("accumulate", r.accumulate)
       .set("threads", int64_t{r.threads})
       .set("runs", r.runs)
       .set("nodes", std::move(nodes))
@@ -83,30 +124,66 @@ void print_as_json(const Result& r) {
 std::string count(int64_t number) { return format_count(static_cast<double>(number)); }
 std::string bytes(int64_t number) { return format_bytes(static_cast<double>(number)); }
 
-void print_as_text(const Result& r) {
-  const Profile& p = r.profile;
+void print_rows(const Part& part, const Totals& t) {
   size_t name = 4, op = 2, kernel = 6;
-  for (const NodeReport& node : p.nodes) {
+  for (const NodeReport& node : part.profile.nodes) {
     name = std::max(name, node.name.size());
     op = std::max(op, node.op.size());
     kernel = std::max(kernel, node.kernel.size());
   }
   fmt::print("{:<{}}  {:<{}}  {:<{}}  {:>7}  {:>7}  {:>9}  {:>7}\n", "name", name, "op", op,
              "kernel", kernel, "FLOPs", "bytes", "ms", "share");
-  for (const NodeReport& node : p.nodes)
+  for (const NodeReport& node : part.profile.nodes)
     fmt::print("{:<{}}  {:<{}}  {:<{}}  {:>7}  {:>7}  {:>9.4f}  {:>5.1f} %\n", node.name, name,
                node.op, op, node.kernel, kernel, count(node.flops), bytes(node.bytes),
-               node.milliseconds, 100 * share(node, p));
-  fmt::print("\n{} of {}, batch {}, {} thread{}, median of {} runs\n",
-             r.train ? "one training step" : "one run", r.path, r.batch, r.threads,
+               node.milliseconds, 100 * share(node, part, t));
+  fmt::print("\n");
+}
+
+void print_as_text(const Result& r) {
+  const Totals t = totals_of(r);
+  for (const Part& part : r.parts) {
+    if (r.parts.size() > 1)
+      fmt::print("{}: {} in a training step, {:.3f} ms each; shares are of the step\n", part.name,
+                 part.times == 1 ? "once" : fmt::format("{} times", part.times),
+                 part.profile.run_milliseconds);
+    print_rows(part, t);
+  }
+  const std::string batch = r.accumulate == 1 ? fmt::format("batch {}", r.batch)
+                                              : fmt::format("batch {} x {}", r.accumulate, r.batch);
+  fmt::print("{} of {}, {}, {} thread{}, median of {} runs\n",
+             r.train ? "one training step" : "one run", r.path, batch, r.threads,
              r.threads == 1 ? "" : "s", r.runs);
   fmt::print("time         {:.3f} ms, {} images a second; sum of the nodes {:.3f} ms\n",
-             p.run_milliseconds, format_count(images_per_second(r)), p.node_milliseconds);
-  fmt::print("work         {} FLOPs, {} read and written, {:.1f} GFLOP/s\n", count(p.flops),
-             bytes(p.bytes), gflops(p.flops, p.run_milliseconds));
+             t.run_milliseconds, format_count(images_per_second(r, t)), t.node_milliseconds);
+  fmt::print("work         {} FLOPs, {} read and written, {:.1f} GFLOP/s\n", count(t.flops),
+             bytes(t.bytes), gflops(t));
   fmt::print("arena        {} ({} if nothing shared memory); with inputs and scratch {}\n",
              bytes(r.arena), bytes(r.values), bytes(r.total));
   fmt::print("peak memory  {} of the whole process\n", bytes(r.peak));
+}
+
+// What is to be run, before it is.
+struct Planned {
+  std::string name;
+  int64_t times;
+  Graph graph;
+};
+
+// The same parts as the trainer makes.
+std::vector<Planned> step_graphs(Model& model, const std::vector<std::string>& disabled) {
+  const TrainOptions& options = model.train_options();
+  const auto step = [&](StepPart part) {
+    return make_step(model.task(), options, part, disabled).after;
+  };
+  std::vector<Planned> all;
+  if (options.accumulate == 1) {
+    all.push_back({"step", 1, step(StepPart::whole)});
+  } else {
+    all.push_back({"accumulate", options.accumulate - 1, step(StepPart::accumulate)});
+    all.push_back({"apply", 1, step(StepPart::apply)});
+  }
+  return all;
 }
 
 }  // namespace
@@ -115,37 +192,51 @@ int profile_verb(const Call& call) {
   Result r;
   std::optional<int64_t> batch;
   int64_t threads = 0;
-  std::vector<std::string> disabled;
+  std::vector<std::string> disabled, overrides;
   bool json = false;
   r.runs = 20;
-  Arguments arguments("profile",
-                      "Shows where time and memory go: a row a node, then the totals. A recipe is "
-                      "profiled with\nfresh weights.");
+  Arguments arguments(
+      "profile",
+      "Shows where time and memory go: a row a node, then the totals. A recipe is "
+      "profiled with\nfresh weights. A training step that accumulates gradients has "
+      "two parts.");
   arguments.positional("BUNDLE|RECIPE", r.path, "Folder of a model, or a recipe");
   arguments.flag("--train", r.train, "The training step instead of the model");
   arguments.option("--batch", batch, 1, 65536,
                    "Images at a time [1; with --train, what the recipe says]");
   arguments.option("--runs", r.runs, 1, 1000000, "Runs to take the medians of");
   arguments.repeated("--disable-pass", disabled, "NAME", "Leave out a pass; may be repeated");
+  arguments.repeated("--set", overrides, "KEY=VALUE", "Change a value of the recipe");
   add_threads(arguments, threads);
   arguments.flag("--json", json, "The result as JSON");
   if (!arguments.parse(call.arguments)) return 0;
 
-  Model model = Model::open(r.path);
+  Model model = Model::open(r.path, overrides);
   const TrainOptions& options = model.train_options();
-  if (r.train) check_train_options(options);
-  r.batch = batch.value_or(r.train ? options.batch / options.accumulate : 1);
-  Graph graph = r.train ? make_step(model.task(), options, StepPart::whole, disabled).after
-                        : compile(model.inference(), {}, disabled);
+  std::vector<Planned> planned;
+  if (r.train) {
+    planned = step_graphs(model, disabled);
+    r.accumulate = model.train_options().accumulate;
+  } else {
+    planned.push_back({"model", 1, compile(model.inference(), {}, disabled)});
+  }
+  r.batch = batch.value_or(r.train ? model.train_options().batch / options.accumulate : 1);
+
   const std::shared_ptr<ThreadPool> pool = make_pool(threads);
   r.threads = pool->threads();
-  Session session(std::move(graph), model.variables(), pool, static_cast<uint64_t>(options.seed));
-  Execution& execution = session.prepare({{"B", r.batch}});
-  fill_inputs(execution, session.graph());
-  r.profile = profile(execution, r.runs);
-  r.arena = static_cast<int64_t>(execution.arena_bytes());
-  r.values = static_cast<int64_t>(execution.values_bytes());
-  r.total = static_cast<int64_t>(execution.total_bytes());
+  const std::shared_ptr<VariableStore> variables = model.variables();
+  // All live until the end, as in training.
+  std::vector<std::unique_ptr<Session>> sessions;
+  for (Planned& part : planned) {
+    sessions.push_back(std::make_unique<Session>(std::move(part.graph), variables, pool,
+                                                 static_cast<uint64_t>(options.seed)));
+    Execution& execution = sessions.back()->prepare({{"B", r.batch}});
+    fill_inputs(execution, sessions.back()->graph());
+    r.parts.push_back({part.name, part.times, profile(execution, r.runs)});
+    r.arena += static_cast<int64_t>(execution.arena_bytes());
+    r.values += static_cast<int64_t>(execution.values_bytes());
+    r.total += static_cast<int64_t>(execution.total_bytes());
+  }
   r.peak = peak_memory_bytes();
   if (json)
     print_as_json(r);

@@ -191,7 +191,8 @@ int train_verb(const Call& call) {
   Arguments arguments(
       "train",
       "Trains a model as a recipe says and writes it to a folder, with a checkpoint "
-      "beside it.\nCtrl-C finishes the step, saves, and says how to go on.");
+      "beside it.\nCtrl-C finishes the step, saves, and says how to go on.\n"
+      "Exit code 0; 2 after an error; 130 after Ctrl-C.");
   arguments.positional("RECIPE", o.recipe, "A TOML file, such as recipes/fashion_mnist.toml");
   arguments.option("--out", o.out, "DIR", "Folder of the model [runs/RECIPE]");
   arguments.flag("--resume", o.resume, "Go on from the checkpoint in that folder");

@@ -5,6 +5,7 @@
 #include <atomic>
 #include <mutex>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #if defined(__x86_64__)
@@ -27,7 +28,12 @@ namespace {
 // Spinning is worth it for the gaps between two nodes (microseconds), not longer: the machine is
 // shared.
 constexpr int kSpins = 2000;
-thread_local bool inside_pool = false;
+// Where this thread is working: nested calls run there, as the same worker.
+struct Place {
+  const void* pool = nullptr;
+  int worker = 0;
+};
+thread_local Place place;
 }  // namespace
 
 struct ThreadPool::State {
@@ -43,13 +49,13 @@ struct ThreadPool::State {
 
   void work(int worker) {
     const FloatMode mode;
-    inside_pool = true;
+    const Place before = std::exchange(place, Place{this, worker});
     for (;;) {
       const int64_t block = next.fetch_add(1, std::memory_order_relaxed);
       if (block >= blocks) break;
       invoke(body, block, worker);
     }
-    inside_pool = false;
+    place = before;
   }
 
   void helper(int worker) {
@@ -90,9 +96,10 @@ void ThreadPool::run(int64_t blocks, void* body, Invoke invoke) noexcept {
   if (blocks <= 0) return;
   State& s = *state_;
   std::unique_lock lock(s.caller, std::defer_lock);
-  if (blocks == 1 || threads_ == 1 || inside_pool || !lock.try_lock()) {
+  if (blocks == 1 || threads_ == 1 || place.pool || !lock.try_lock()) {
     const FloatMode mode;
-    for (int64_t block = 0; block < blocks; ++block) invoke(body, block, 0);
+    const int worker = place.pool == &s ? place.worker : 0;
+    for (int64_t block = 0; block < blocks; ++block) invoke(body, block, worker);
     return;
   }
   s.blocks = blocks;

@@ -32,8 +32,9 @@ class ThreadPool {
 
   // Calls body(int64_t block, int worker) once for each block in [0, blocks), in any order, on up
   // to threads() workers (0 <= worker < threads()); returns when all are done. body must not throw.
-  // A call from inside a block, or while another caller uses the pool, runs on the calling thread
-  // as worker 0 of its own scratch: so a body must not hand its worker's scratch to a nested call.
+  // A call from inside a block, or while another caller uses the pool, runs on the calling thread;
+  // from inside, as the worker that it is: a body must not use its worker's scratch across a nested
+  // call.
   template <class F>
   void parallel_for(int64_t blocks, F&& body) noexcept {
     using Body = std::remove_reference_t<F>;

@@ -453,6 +453,19 @@ std::unique_ptr<FieldVisitor> RecipeTable::reader_of(std::string_view section) {
                                   node != nullptr ? node->as_table() : nullptr);
 }
 
+Error RecipeTable::located(const Error& error) const {
+  const std::string_view message = error.what();
+  const size_t close = message.find("] ");
+  if (!message.starts_with('[') || close == std::string_view::npos) return error;
+  const std::string_view section = message.substr(1, close - 1);
+  const std::string_view rest = message.substr(close + 2);
+  if (!std::all_of(section.begin(), section.end(), is_bare) || !has(section)) return error;
+  const size_t start = rest.starts_with('\'') ? 1 : 0;
+  const size_t end = std::min(rest.find_first_of(": '", start), rest.size());
+  const std::string path = join(section, rest.substr(start, end - start));
+  return Error{error.code(), fmt::format("[recipe] {}: [{}] {}", place(path), section, rest)};
+}
+
 void RecipeTable::check_all_read() const {
   std::vector<Impl::Unknown> unknown;
   impl_->collect(impl_->root, "", unknown);

@@ -8,6 +8,7 @@
 #include <string>
 #include <string_view>
 
+#include "fovea/base/error.h"
 #include "fovea/base/visit.h"
 
 namespace fovea {
@@ -38,6 +39,10 @@ class RecipeTable {
   int64_t items(std::string_view path) const;
   // Where the value at the path, or else its section, was written: "fashion.toml:12".
   std::string place(std::string_view path) const;
+
+  // An Error about a section's key, "[train] epochs: ...", with the place where the key was
+  // written; any other Error as it is.
+  Error located(const Error& error) const;
 
   // Replaces the fields that the section holds and leaves the others; a missing section changes
   // nothing. Every field becomes a known key. An integer is taken for a real; any other mismatch is

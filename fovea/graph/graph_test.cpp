@@ -51,10 +51,18 @@ TEST(Size, TextRoundTripsAndEvaluates) {
 }
 
 TEST(Size, BadTextAndUnboundSymbolsAndOverflowAreErrors) {
-  for (const char* text : {"", "B+", "ceildiv(B", "2B", "ceildiv(B,0)", "99999999999999999999"})
+  for (const char* text : {"", "B+", "ceildiv(B", "2B", "ceildiv(B,0)",
+                           "ceildiv(0-9223372036854775807-1,-1)", "99999999999999999999"})
     EXPECT_THROW(Size::parse(text), Error) << text;
   EXPECT_THROW(Size::symbol("T").eval({{"B", 1}}), Error);
   EXPECT_THROW(Size::parse("B*B").eval({{"B", int64_t{1} << 40}}), Error);
+}
+
+TEST(Size, AnExpressionThatWouldMultiplyOutForeverIsAnError) {
+  std::string sum = "A0";
+  for (int i = 1; i < 120; ++i) sum += "+A" + std::to_string(i);
+  const Size s = Size::parse(sum);
+  EXPECT_THROW(s * s, Error);
 }
 
 TEST(Graph, ATypeMismatchNamesOpNodeAndTypes) {
@@ -147,6 +155,20 @@ TEST(GraphText, HostileTextIsAnErrorThatNamesTheLine) {
 }
 
 TEST(Gradient, AnOpWithoutAGradientIsNamed) {
+  // Every row of the table has a way back, so the op is a stranger.
+  static const Op kStranger = {.name = "stranger", .infer = [](const InferContext& c) {
+                                 return std::vector<ValueType>{c.inputs[0]};
+                               }};
+  Graph g;
+  const Value x = ops::input(g, "x", DType::f32, {4});
+  const Value y = g.add_named(kStranger, {x}, NoAttrs{}, "y");
+  const std::pair<Value, Value> seeds[] = {{y, x}};
+  const Value wrt[] = {x};
+  EXPECT_EQ(error_of([&] { backpropagate(g, seeds, wrt); }),
+            "[gradient y] the op stranger has no gradient");
+}
+
+TEST(Gradient, EndsAtAnOpThatIsFlat) {
   Graph g;
   const Value x = ops::input(g, "x", DType::f32, {4});
   const Value y = ops::unary(g, "sign", x);

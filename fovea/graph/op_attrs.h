@@ -168,7 +168,7 @@ struct AttentionAttrs {
   bool causal = false;  // aligned at the lower right corner: query i sees keys up to i + Tk - Tq
   int64_t window_left = -1;  // keys further to the left than this are not seen; -1: no limit
   int64_t window_right = -1;
-  bool lse = false;  // give the log-sum-exp of each query as well, f32 [B,H,Tq]
+  bool lse = false;  // give the log-sum-exp of each query as well, [B,H,Tq]
   template <class V>
   void visit(V& v) {
     v("heads", heads);

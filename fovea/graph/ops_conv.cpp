@@ -1,4 +1,6 @@
 // Convolution and pooling of images [B,H,W,C], with their gradients.
+#include <limits>
+
 #include "fovea/graph/op.h"
 #include "fovea/graph/ops.h"
 
@@ -8,9 +10,17 @@ namespace {
 
 using Values = std::vector<Value>;
 
+// The kernels take every size from one operand, so the others must agree with it.
+void expect_alike(const InferContext& c, const ValueType& a, const ValueType& b,
+                  const std::string& what) {
+  c.expect(a.dtype == b.dtype && a.rank() == b.rank(), "expected " + what + " alike");
+  for (size_t i = 0; i < a.rank(); ++i) c.same(a.shape[i], b.shape[i], "the sizes of " + what);
+}
+
 // Places of a window of `size` in a padded line: floor((n + 2 pad - size) / stride) + 1.
 Size places(const InferContext& c, const Size& n, int64_t size, int64_t stride, int64_t pad) {
-  c.expect(size >= 1 && stride >= 1 && pad >= 0 && pad < size,
+  constexpr int64_t kMost = std::numeric_limits<int32_t>::max();  // 2 pad must not overflow
+  c.expect(size >= 1 && stride >= 1 && pad >= 0 && pad < size && size <= kMost,
            "expected size and stride of at least 1 and padding below the size");
   const Size room = n + Size(2 * pad - size + 1);
   if (room.is_constant())
@@ -18,20 +28,26 @@ Size places(const InferContext& c, const Size& n, int64_t size, int64_t stride, 
   return ceildiv(room, stride);
 }
 
-std::vector<ValueType> infer_conv2d(const InferContext& c) {
-  const auto& a = c.attrs.get<Conv2dAttrs>();
-  const ValueType &x = c.inputs[0], &w = c.inputs[1];
+// x [B,H,W,C], weight [O,KH,KW,C] -> y [B,OH,OW,O]
+ValueType convolved(const InferContext& c, const Conv2dAttrs& a, const ValueType& x,
+                    const ValueType& w) {
   c.expect(is_floating(x.dtype) && x.dtype == w.dtype, "expected one floating type");
   c.expect(x.rank() == 4 && w.rank() == 4, "expected x [B,H,W,C] and a weight [O,KH,KW,C]");
   c.expect(w.shape[1].is_constant() && w.shape[2].is_constant(), "expected a known kernel size");
   c.same(x.shape[3], w.shape[3], "the channels");
+  return {x.dtype,
+          {x.shape[0], places(c, x.shape[1], w.shape[1].constant(), a.stride_h, a.pad_h),
+           places(c, x.shape[2], w.shape[2].constant(), a.stride_w, a.pad_w), w.shape[0]}};
+}
+
+std::vector<ValueType> infer_conv2d(const InferContext& c) {
+  const ValueType &x = c.inputs[0], &w = c.inputs[1];
+  const ValueType y = convolved(c, c.attrs.get<Conv2dAttrs>(), x, w);
   if (c.inputs.size() == 3) {
-    c.expect(c.inputs[2].rank() == 1, "expected a bias [O]");
+    c.expect(c.inputs[2].rank() == 1 && c.inputs[2].dtype == w.dtype, "expected a bias [O]");
     c.same(c.inputs[2].shape[0], w.shape[0], "the sizes of weight and bias");
   }
-  return {{x.dtype,
-           {x.shape[0], places(c, x.shape[1], w.shape[1].constant(), a.stride_h, a.pad_h),
-            places(c, x.shape[2], w.shape[2].constant(), a.stride_w, a.pad_w), w.shape[0]}}};
+  return {y};
 }
 Size conv2d_flops(const Graph& g, const Node& n) {
   const Shape& w = g.shape(n.inputs[1]);
@@ -53,11 +69,19 @@ Values conv2d_gradient(GradientContext& c) {
   if (bias) out.push_back(ops::reduce_sum(g, dy, {0, 1, 2}));
   return out;
 }
-std::vector<ValueType> infer_conv2d_grad(const InferContext& c) {
+// dy, weight -> dx
+std::vector<ValueType> infer_conv2d_grad_input(const InferContext& c) {
   const auto& a = c.attrs.get<Conv2dGradAttrs>();
-  c.expect(a.shape.size() == 4 && c.inputs[0].rank() == 4 && c.inputs[1].rank() == 4,
-           "expected four axes everywhere");
-  return {{c.inputs[0].dtype, a.shape}};
+  const ValueType dx{c.inputs[0].dtype, a.shape};
+  expect_alike(c, c.inputs[0], convolved(c, a, dx, c.inputs[1]), "the result and its gradient");
+  return {dx};
+}
+// dy, x -> dweight
+std::vector<ValueType> infer_conv2d_grad_weight(const InferContext& c) {
+  const auto& a = c.attrs.get<Conv2dGradAttrs>();
+  const ValueType dw{c.inputs[0].dtype, a.shape};
+  expect_alike(c, c.inputs[0], convolved(c, a, c.inputs[1], dw), "the result and its gradient");
+  return {dw};
 }
 // As many products as the forward: one for each output element, tap and channel.
 Size conv2d_grad_input_flops(const Graph& g, const Node& n) {
@@ -69,15 +93,19 @@ Size conv2d_grad_weight_flops(const Graph& g, const Node& n) {
   return Size(2) * element_count(dy) * w[1] * w[2] * w[3];
 }
 
+// x [B,H,W,C] -> y [B,OH,OW,C]
+ValueType pooled(const InferContext& c, const PoolAttrs& a, const ValueType& x) {
+  c.expect(is_floating(x.dtype) && x.rank() == 4, "expected an image [B,H,W,C] of a floating type");
+  return {x.dtype,
+          {x.shape[0], places(c, x.shape[1], a.size_h, a.stride_h, a.pad_h),
+           places(c, x.shape[2], a.size_w, a.stride_w, a.pad_w), x.shape[3]}};
+}
+
 std::vector<ValueType> infer_pool(const InferContext& c) {
   const auto& a = c.attrs.get<PoolAttrs>();
-  const ValueType& x = c.inputs[0];
-  c.expect(is_floating(x.dtype) && x.rank() == 4, "expected an image [B,H,W,C] of a floating type");
   c.expect(!a.indices || c.op.name == "max_pool", "only max_pool has indices");
-  const Shape out = {x.shape[0], places(c, x.shape[1], a.size_h, a.stride_h, a.pad_h),
-                     places(c, x.shape[2], a.size_w, a.stride_w, a.pad_w), x.shape[3]};
-  std::vector<ValueType> types = {{x.dtype, out}};
-  if (a.indices) types.push_back({DType::i32, out});
+  std::vector<ValueType> types = {pooled(c, a, c.inputs[0])};
+  if (a.indices) types.push_back({DType::i32, types[0].shape});
   return types;
 }
 Size pool_flops(const Graph&, const Node& n) {
@@ -110,10 +138,14 @@ Values max_pool_gradient(GradientContext& c) {
 Values avg_pool_gradient(GradientContext& c) {
   return {c.graph.add("avg_pool_grad", {c.gradient()}, grad_attrs(c))};
 }
+// dy (, indices) -> dx
 std::vector<ValueType> infer_pool_grad(const InferContext& c) {
-  c.expect(c.inputs[0].rank() == 4 && c.attrs.get<PoolGradAttrs>().shape.size() == 4,
-           "expected an image [B,H,W,C]");
-  return {{c.inputs[0].dtype, c.attrs.get<PoolGradAttrs>().shape}};
+  const auto& a = c.attrs.get<PoolGradAttrs>();
+  const ValueType &dy = c.inputs[0], dx{dy.dtype, a.shape};
+  expect_alike(c, dy, pooled(c, a, dx), "the result and its gradient");
+  if (c.inputs.size() == 2)
+    expect_alike(c, c.inputs[1], {DType::i32, dy.shape}, "i32 indices and the gradient");
+  return {dx};
 }
 
 }  // namespace
@@ -131,14 +163,14 @@ std::span<const Op> conv_ops() {
        .defaults = Conv2dGradAttrs{},
        .min_inputs = 2,
        .max_inputs = 2,
-       .infer = infer_conv2d_grad,
+       .infer = infer_conv2d_grad_input,
        .flops = conv2d_grad_input_flops,
        .no_gradient = true},
       {.name = "conv2d_grad_weight",
        .defaults = Conv2dGradAttrs{},
        .min_inputs = 2,
        .max_inputs = 2,
-       .infer = infer_conv2d_grad,
+       .infer = infer_conv2d_grad_weight,
        .flops = conv2d_grad_weight_flops,
        .no_gradient = true},
       {.name = "max_pool",

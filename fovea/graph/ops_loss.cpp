@@ -28,7 +28,14 @@ Values cross_entropy_gradient(GradientContext& c) {
   return {c.graph.add("cross_entropy_grad", {logits, labels, c.gradient()}, a), {}};
 }
 // logits, labels, dloss -> dlogits
-std::vector<ValueType> infer_cross_entropy_grad(const InferContext& c) { return {c.inputs[0]}; }
+std::vector<ValueType> infer_cross_entropy_grad(const InferContext& c) {
+  const ValueType loss = infer_cross_entropy(c)[0], &dloss = c.inputs[2];
+  c.expect(dloss.dtype == loss.dtype && dloss.rank() == loss.rank(),
+           "expected the loss and its gradient alike");
+  for (size_t i = 0; i < loss.rank(); ++i)
+    c.same(dloss.shape[i], loss.shape[i], "the sizes of the loss and its gradient");
+  return {c.inputs[0]};
+}
 
 std::vector<ValueType> infer_mean_squared_error(const InferContext& c) {
   c.expect(c.inputs[0].dtype == c.inputs[1].dtype && is_floating(c.inputs[0].dtype),

@@ -9,14 +9,20 @@ namespace {
 
 using Values = std::vector<Value>;
 
+// The kernels take every size from one operand, so the others must agree with it.
+void expect_alike(const InferContext& c, const ValueType& a, const ValueType& b,
+                  const std::string& what) {
+  c.expect(a.dtype == b.dtype && a.rank() == b.rank(), "expected " + what + " alike");
+  for (size_t i = 0; i < a.rank(); ++i) c.same(a.shape[i], b.shape[i], "the sizes of " + what);
+}
+
 std::vector<ValueType> infer_softmax(const InferContext& c) {
   c.expect(is_floating(c.inputs[0].dtype) && c.inputs[0].rank() >= 1,
            "expected a floating type with at least one axis");
   return {c.inputs[0]};
 }
 std::vector<ValueType> infer_softmax_grad(const InferContext& c) {
-  c.expect(c.inputs[0].dtype == c.inputs[1].dtype && c.inputs[0].rank() == c.inputs[1].rank(),
-           "expected the result and its gradient alike");
+  expect_alike(c, c.inputs[1], c.inputs[0], "the result and its gradient");
   return infer_softmax(c);
 }
 Size five_flops(const Graph&, const Node& n) { return Size(5) * element_count(n.types[0].shape); }
@@ -57,20 +63,29 @@ Values log_softmax_gradient(GradientContext& c) {
   return {c.graph.add("log_softmax_grad", {c.output(), c.gradient()})};
 }
 
+// x [..,C] and each of the weights [C].
+void expect_rows(const InferContext& c, std::span<const ValueType> weights) {
+  const ValueType& x = c.inputs[0];
+  c.expect(is_floating(x.dtype) && x.rank() >= 1,
+           "expected a floating type with at least one axis");
+  for (const ValueType& w : weights) {
+    c.expect(w.rank() == 1 && w.dtype == x.dtype, "expected a weight and a bias [C]");
+    c.same(w.shape[0], x.shape.back(), "the sizes of rows and weights");
+  }
+}
+// One statistic of each row of x.
+ValueType statistic_type(const ValueType& x) {
+  return {x.dtype, Shape(x.shape.begin(), x.shape.end() - 1)};
+}
+
 // x [..,C], weight [C] (and bias [C]) -> y, and on request mean and reciprocal deviation of each
 // row.
 std::vector<ValueType> infer_norm(const InferContext& c) {
   const ValueType& x = c.inputs[0];
-  c.expect(is_floating(x.dtype) && x.rank() >= 1,
-           "expected a floating type with at least one axis");
-  for (size_t i = 1; i < c.inputs.size(); ++i) {
-    c.expect(c.inputs[i].rank() == 1 && c.inputs[i].dtype == x.dtype,
-             "expected a weight and a bias [C]");
-    c.same(c.inputs[i].shape[0], x.shape.back(), "the sizes of rows and weights");
-  }
+  expect_rows(c, c.inputs.subspan(1));
   std::vector<ValueType> out = {x};
   if (c.attrs.get<NormAttrs>().stats) {
-    const ValueType row{x.dtype, Shape(x.shape.begin(), x.shape.end() - 1)};
+    const ValueType row = statistic_type(x);
     if (c.op.name == "layer_norm") out.push_back(row);
     out.push_back(row);
   }
@@ -147,8 +162,12 @@ Values rms_norm_gradient(GradientContext& c) {
 
 // x, weight, statistics.., dy -> dx, dweight (, dbias)
 std::vector<ValueType> infer_norm_grad(const InferContext& c) {
-  const ValueType &x = c.inputs[0], &dy = c.inputs.back();
-  c.expect(x.dtype == dy.dtype && x.rank() == dy.rank(), "expected x and dy alike");
+  const ValueType& x = c.inputs[0];
+  expect_rows(c, c.inputs.subspan(1, 1));
+  expect_alike(c, c.inputs.back(), x, "x and its gradient");
+  const ValueType row = statistic_type(x);
+  for (size_t i = 2; i + 1 < c.inputs.size(); ++i)
+    expect_alike(c, c.inputs[i], row, "rows and their statistics");
   std::vector<ValueType> out = {x, c.inputs[1]};
   if (c.op.name == "layer_norm_grad") out.push_back(c.inputs[1]);
   return out;

@@ -17,17 +17,18 @@ std::vector<ValueType> infer_update(const InferContext& c, size_t moments) {
     for (size_t axis = 0; axis < w.rank(); ++axis)
       c.same(c.inputs[i].shape[axis], w.shape[axis], "the sizes of weight, gradient and moments");
   }
-  for (size_t i = 2 + moments; i < c.inputs.size(); ++i)
-    c.expect(c.inputs[i].rank() == 0 &&
-                 (c.inputs[i].dtype == DType::f32 || c.inputs[i].dtype == DType::i32),
-             "expected scalars after the moments: f32, and an i32 step");
+  // The kernels read each of them as exactly this type.
+  const auto expect_scalar = [&](size_t i, DType dtype, const char* what) {
+    c.expect(c.inputs[i].rank() == 0 && c.inputs[i].dtype == dtype, what);
+  };
+  expect_scalar(2 + moments, DType::f32, "expected a learning rate f32[]");
+  if (c.inputs.size() == 5 + moments)
+    expect_scalar(3 + moments, DType::i32, "expected a step i32[]");
+  expect_scalar(c.inputs.size() - 1, DType::f32, "expected a factor f32[]");
   return std::vector<ValueType>(1 + moments, w);
 }
 // weight, gradient, m, v, learning rate, step, factor -> weight, m, v (Loshchilov and Hutter 2019)
-std::vector<ValueType> infer_adamw(const InferContext& c) {
-  c.expect(c.inputs[5].dtype == DType::i32, "expected an i32 step");
-  return infer_update(c, 2);
-}
+std::vector<ValueType> infer_adamw(const InferContext& c) { return infer_update(c, 2); }
 // weight, gradient, momentum, learning rate, factor -> weight, momentum
 std::vector<ValueType> infer_sgd(const InferContext& c) { return infer_update(c, 1); }
 

@@ -130,12 +130,13 @@ std::vector<ValueType> infer_patches(const InferContext& c) {
   const int64_t s = c.attrs.get<PatchesAttrs>().size;
   const Shape& x = c.inputs[0].shape;
   c.expect(x.size() == 4, "expected an image [B,H,W,C]");
-  c.expect(s > 0, "expected a patch size of at least 1");
+  c.expect(s > 0 && s < (1 << 20), "expected a patch size from 1 to 1048575");
   for (size_t axis : {1, 2})
     if (x[axis].is_constant())
       c.expect(x[axis].constant() % s == 0,
                "expected height and width to be multiples of the patch size");
-  return {{c.inputs[0].dtype, {x[0], ceildiv(x[1], s) * ceildiv(x[2], s), Size(s * s) * x[3]}}};
+  return {
+      {c.inputs[0].dtype, {x[0], ceildiv(x[1], s) * ceildiv(x[2], s), Size(s) * Size(s) * x[3]}}};
 }
 Values decompose_patches(Graph& g, std::span<const Value> in, const Attrs& attrs) {
   const int64_t s = attrs.get<PatchesAttrs>().size;

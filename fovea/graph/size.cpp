@@ -18,6 +18,11 @@ constexpr std::string_view kKindNames[] = {"", "ceildiv", "min", "max"};
 [[noreturn]] void overflow() {
   throw Error(ErrorCode::invalid_argument, "[size] the product of sizes does not fit 64 bits");
 }
+// Hostile text must not make an expression that takes minutes to multiply out.
+constexpr size_t kMaxTerms = 1024;
+[[noreturn]] void too_long() {
+  throw Error(ErrorCode::invalid_argument, "[size] an expression of over 1024 terms");
+}
 int64_t checked_add(int64_t a, int64_t b) {
   int64_t r;
   if (__builtin_add_overflow(a, b, &r)) overflow();
@@ -29,7 +34,8 @@ int64_t checked_mul(int64_t a, int64_t b) {
   return r;
 }
 int64_t floor_ceildiv(int64_t a, int64_t b) {
-  if (b == 0) throw Error(ErrorCode::invalid_argument, "[size] ceildiv by zero");
+  if (b <= 0)
+    throw Error(ErrorCode::invalid_argument, "[size] expected ceildiv by a positive number");
   const int64_t q = a / b;
   return q + ((a % b != 0 && (a > 0) == (b > 0)) ? 1 : 0);
 }
@@ -67,6 +73,7 @@ Size Size::from_atom(Atom atom) {
 
 Size Size::from_terms(Terms terms) {
   std::erase_if(terms, [](auto& t) { return t.second == 0; });
+  if (terms.size() > kMaxTerms) too_long();
   Size s;
   if (terms.empty()) return s;
   if (terms.size() == 1 && terms.begin()->first.empty()) return Size(terms.begin()->second);
@@ -99,7 +106,9 @@ Size operator*(const Size& a, const Size& b) {
   if (a.is_constant() && b.is_constant()) return Size(checked_mul(a.constant_, b.constant_));
   Size::Terms terms;
   const auto right = b.to_terms();
-  for (auto& [pa, fa] : a.to_terms())
+  const auto left = a.to_terms();
+  if (left.size() * right.size() > kMaxTerms) too_long();
+  for (auto& [pa, fa] : left)
     for (auto& [pb, fb] : right) {
       auto product = pa;
       product.insert(product.end(), pb.begin(), pb.end());
@@ -124,7 +133,7 @@ Size Size::function(int kind, const Size& a, const Size& b) {
 Size ceildiv(const Size& a, const Size& b) {
   if (b.is_constant()) {
     if (b.constant_ == 1) return a;
-    if (b.constant_ == 0) floor_ceildiv(0, 0);
+    if (b.constant_ <= 0) floor_ceildiv(0, b.constant_);
     // Exact where every term is a multiple: ceildiv(4*B, 2) = 2*B.
     auto terms = a.to_terms();
     if (std::all_of(terms.begin(), terms.end(),
@@ -194,7 +203,8 @@ std::string Size::text() const {
         out += '-';
       else if (!out.empty())
         out += '+';
-      const int64_t magnitude = factor < 0 ? -factor : factor;
+      const uint64_t bits = static_cast<uint64_t>(factor);
+      const uint64_t magnitude = factor < 0 ? 0 - bits : bits;
       std::string term;
       for (auto& atom : product) term += (term.empty() ? "" : "*") + atom->text;
       if (product.empty())

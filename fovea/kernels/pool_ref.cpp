@@ -134,7 +134,11 @@ class Grad : public KernelPlan<PoolGradArgs> {
           if (p_.kind == PoolKind::average) {
             average(dy, Window(p_, i, j), image);
           } else {
-            for (int64_t c = 0; c < p_.c; ++c) image[args.indices[at + c] * p_.c + c] += dy[c];
+            // Indices may come from anywhere: those outside the image are skipped.
+            for (int64_t c = 0; c < p_.c; ++c) {
+              const int64_t place = args.indices[at + c];
+              if (place >= 0 && place < p_.h * p_.w) image[place * p_.c + c] += dy[c];
+            }
           }
         }
       }

@@ -144,6 +144,14 @@ TEST(Pool, GradientsAreWhatFiniteDifferencesSay) {
   }
 }
 
+TEST(Pool, IndicesOutsideTheImageAreSkipped) {
+  const PoolProblem p{
+      .batch = 1, .h = 2, .w = 4, .c = 1, .size_h = 2, .size_w = 1, .stride_h = 2, .stride_w = 1};
+  constexpr int32_t kMost = std::numeric_limits<int32_t>::max();
+  EXPECT_EQ(gradient<float>(p, {1, 2, 3, 4}, {-1, 7, 8, kMost}),
+            (std::vector<float>{0, 0, 0, 0, 0, 0, 0, 2}));
+}
+
 TEST(Pool, AnyNumberOfThreadsGivesTheSameBits) {
   for (PoolKind kind : {PoolKind::max, PoolKind::average}) {
     const PoolProblem p = uneven(kind);

@@ -6,6 +6,14 @@
 
 namespace fovea {
 
+namespace {
+void check_range(const char* key, int64_t value, int64_t most) {
+  if (value < 1 || value > most)
+    throw Error(ErrorCode::invalid_argument,
+                fmt::format("[model] {}: expected 1 to {}, got {}", key, most, value));
+}
+}  // namespace
+
 Value maybe_dropout(Graph& g, Value x, double rate, const BuildContext& context,
                     std::string_view name) {
   if (!context.training || rate == 0) return x;
@@ -34,12 +42,13 @@ Value feed_forward(Graph& g, Value x, const EncoderOptions& o) {
 }
 
 Value encoder(Graph& g, Value x, const EncoderOptions& o, const BuildContext& context) {
-  if (o.layers < 1 || o.heads < 1 || o.width < 1 || o.mlp < 1 || o.width % o.heads != 0)
+  check_range("layers", o.layers, 1000);
+  check_range("heads", o.heads, o.width);
+  check_range("mlp", o.mlp, 1 << 20);
+  if (o.width % o.heads != 0)
     throw Error(
         ErrorCode::invalid_argument,
-        fmt::format("[model] expected layers, width, heads and mlp of at least 1 and a width that "
-                    "is a multiple of the heads, got layers={} width={} heads={} mlp={}",
-                    o.layers, o.width, o.heads, o.mlp));
+        fmt::format("[model] heads: expected a divisor of width={}, got {}", o.width, o.heads));
   const Graph::Scope scope(g, "enc");
   for (int64_t i = 0; i < o.layers; ++i) {
     const Graph::Scope layer(g, std::to_string(i));

@@ -8,6 +8,9 @@ namespace fovea {
 
 Value vision_classifier(Graph& g, Value image, int64_t classes, const VisionOptions& o,
                         const BuildContext& context) {
+  if (o.width < 1 || o.width > 1 << 16)
+    throw Error(ErrorCode::invalid_argument,
+                fmt::format("[model] width: expected 1 to 65536, got {}", o.width));
   Value x;
   {
     // Bytes 0..255 to -1..1: near enough to what any data set's own mean and deviation give.

@@ -62,7 +62,8 @@ TEST(Differentiate, WhatIsNoScalarIsAnError) {
 y = exp(%w) : f32[4]
 output y = %y
 )");
-  EXPECT_NE(error_of([&] { differentiate(g, of("y")); }).find("expected a scalar"), std::string::npos);
+  EXPECT_NE(error_of([&] { differentiate(g, of("y")); }).find("expected a scalar"),
+            std::string::npos);
   EXPECT_NE(error_of([&] { differentiate(g, of("z")); }).find("no output 'z'"), std::string::npos);
 }
 

@@ -72,8 +72,12 @@ class Planner {
   size_t bytes_of(const ValueType& t) const {
     const int64_t n = element_count(t.shape).constant();
     const auto size = static_cast<int64_t>(dtype_size(t.dtype));
-    if (n < 0 || n > std::numeric_limits<int64_t>::max() / 16 / size)
-      throw Error(ErrorCode::out_of_memory, fmt::format("[plan] {} is too large", to_text(t)));
+    // A terabyte each: the sum over a graph of any length that can be read then fits 63 bits.
+    if (n < 0 || n > (int64_t{1} << 40) / size)
+      throw Error(ErrorCode::out_of_memory,
+                  fmt::format("[plan] {} is over a terabyte; a smaller batch or shorter sequences "
+                              "need less",
+                              to_text(t)));
     return static_cast<size_t>(n * size);
   }
 

@@ -52,7 +52,7 @@ struct MemoryPlan {
 inline constexpr size_t kAlignment = 64;
 
 // Nodes run in the graph's order. Outputs and inputs keep their memory to the end. All sizes must
-// be constants (specialise). Throws Error when the sum does not fit 63 bits.
+// be constants (specialise). Throws Error for a value of over a terabyte.
 MemoryPlan plan_memory(const Graph& graph);
 
 }  // namespace fovea

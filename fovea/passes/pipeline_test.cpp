@@ -38,8 +38,9 @@ TEST(Pipeline, APassCanBeSwitchedOffByName) {
 
 TEST(Pipeline, AnUnknownPassIsAnErrorWithTheNearestName) {
   const std::string off[] = {"dead_node"};
-  EXPECT_NE(error_of([&] { run_passes(graph_of(kGraph), {}, off); }).find("did you mean 'dead_nodes'"),
-            std::string::npos);
+  EXPECT_NE(
+      error_of([&] { run_passes(graph_of(kGraph), {}, off); }).find("did you mean 'dead_nodes'"),
+      std::string::npos);
 }
 
 }  // namespace

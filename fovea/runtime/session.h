@@ -19,14 +19,14 @@ class Session;
 struct NodeReport {
   std::string name;
   std::string op;
-  std::string kernel;  // "matmul:dnnl"; empty for views
+  std::string kernel;  // "matmul:dnnl"
   int64_t flops = 0;
   int64_t bytes = 0;
   double milliseconds = 0;
 };
 
-// A graph planned for given sizes. Fill the inputs, run, read the outputs; another execution of the
-// same session reuses the memory, so read before running it.
+// A graph planned for given sizes. Fill the inputs, run, read the outputs; the executions of a
+// session share one memory, so read before preparing or running another.
 class Execution {
  public:
   // Throws Error when there is no such input or output.
@@ -59,11 +59,6 @@ class Execution {
     std::vector<void*> outputs;
     double milliseconds = 0;
   };
-  struct NamedValue {
-    std::string name;
-    Value value;
-  };
-
   Execution(Session& session, const SizeBindings& bindings);
   void resolve();
   std::byte* address(Value v) const;

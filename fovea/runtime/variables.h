@@ -15,6 +15,7 @@
 
 namespace fovea {
 
+// Making, finding and setting variables is not locked: do it while no session runs.
 class VariableStore {
  public:
   struct Variable {

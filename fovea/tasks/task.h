@@ -62,5 +62,7 @@ std::span<const TaskKind> task_kinds();
 // The task that the recipe names under [task] kind (default: image_classification). Throws Error
 // with the nearest name when there is none.
 const TaskKind& task_kind(RecipeTable& recipe);
+// What that task makes of the recipe; Errors about keys say where they were written.
+Task make_task(RecipeTable& recipe, const DataInfo& data);
 
 }  // namespace fovea

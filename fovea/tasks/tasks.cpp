@@ -40,4 +40,13 @@ const TaskKind& task_kind(RecipeTable& recipe) {
                   name.kind, did_you_mean(name.kind, names), fmt::join(names, ", ")));
 }
 
+Task make_task(RecipeTable& recipe, const DataInfo& data) {
+  const TaskKind& kind = task_kind(recipe);
+  try {
+    return kind.make(recipe, data);
+  } catch (const Error& e) {
+    throw recipe.located(e);
+  }
+}
+
 }  // namespace fovea

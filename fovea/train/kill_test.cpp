@@ -65,7 +65,8 @@ TEST(Kill, ARunThatWasKilledAtAnyMomentEndsWithTheSameBits) {
     const auto out = folder / ("killed" + std::to_string(i));
     int status = -1;
     for (int attempt = 0; status != 0; ++attempt) {
-      const pid_t child = start_training(folder / "data", out, attempt > 0, 1 + (i + attempt) % 4);
+      const pid_t child =
+          start_training(folder / "data", out, std::filesystem::exists(out), 1 + (i + attempt) % 4);
       // Twice within the time of the whole run, then left alone.
       if (attempt < 2) {
         std::this_thread::sleep_for(whole * (2 * i + 1 + attempt) / 20);
@@ -86,7 +87,9 @@ TEST(FullDisk, TheCheckpointBeforeStaysWholeAndTheRunGoesOnFromIt) {
   ASSERT_EQ(wait_for(start_training(folder / "data", folder / "alone", false, 2)), 0);
   const pid_t child = start_training(folder / "data", folder / "out", false, 2);
   std::error_code ec;
-  while (std::filesystem::file_size(folder / "out" / "checkpoint.safetensors", ec) == 0 || ec)
+  const auto deadline = Clock::now() + std::chrono::seconds(60);
+  while ((std::filesystem::file_size(folder / "out" / "checkpoint.safetensors", ec) == 0 || ec) &&
+         Clock::now() < deadline)
     std::this_thread::yield();
   kill(child, SIGKILL);
   wait_for(child);

@@ -3,6 +3,7 @@
 #include <nlohmann/json.hpp>
 
 #include "fovea/base/build_info.h"
+#include "fovea/kernels/versions.h"
 
 namespace fovea {
 
@@ -19,6 +20,8 @@ std::string metrics_json(const std::string& task, const TrainOptions& options,
   j["test"] = result.test;
   j["build"] = {{"version", version()}, {"compiler", compiler()}};
   j["processor"] = processor_name();
+  for (const LibraryVersion& library : kernel_libraries())
+    j["libraries"][library.name] = library.version;
   return j.dump(2) + "\n";
 }
 

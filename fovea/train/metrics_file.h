@@ -7,7 +7,8 @@
 
 namespace fovea {
 
-// metrics.json: task, seed, epochs, validation and test metrics, parameters, build, processor.
+// metrics.json: task, seed, epochs, validation and test metrics, parameters, build, processor,
+// libraries.
 std::string metrics_json(const std::string& task, const TrainOptions& options,
                          const TrainResult& result);
 

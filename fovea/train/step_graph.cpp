@@ -32,7 +32,7 @@ class StepBuilder {
       throw Error(ErrorCode::invalid_argument, "[train] the loss does not depend on any weight");
     Value count = g_.output(kObjectiveCount);
     if (part_ != StepPart::whole) {
-      const Graph::Scope scope(g_, "accumulated");
+      const Graph::Scope scope(g_, kAccumulatedPrefix.substr(0, kAccumulatedPrefix.size() - 1));
       count = accumulate("count", count);
       for (auto& [weight, gradient] : gradients)
         gradient = accumulate(g_.node(weight).name, gradient);

@@ -20,6 +20,8 @@ inline constexpr std::string_view kObjectiveCount = "objective.count";
 inline constexpr std::string_view kGradientNorm = "gradient.norm";
 // The moving average of weight W is the variable "average.W".
 inline constexpr std::string_view kAveragePrefix = "average.";
+// What micro-batches add up until the last one: "accumulated.W" for the gradient of W.
+inline constexpr std::string_view kAccumulatedPrefix = "accumulated.";
 
 // Which part of a step: all of it, or with gradient accumulation the micro-batches that only add up
 // their gradients and the last one, which adds its own and applies the sum.

@@ -6,6 +6,7 @@
 
 #include "fovea/data/test_images.h"
 #include "fovea/formats/test_data.h"
+#include "fovea/runtime/compile.h"
 #include "fovea/runtime/session.h"
 #include "fovea/train/schedule.h"
 
@@ -73,7 +74,8 @@ TEST(Training, TheWeightsAreTheSameBitsForOneToFourThreads) {
   std::map<std::string, std::vector<std::byte>> first;
   for (int threads : {1, 2, 3, 4}) {
     auto store = std::make_shared<VariableStore>();
-    Session session(make_step(task, options).after, store, std::make_shared<ThreadPool>(threads), 1);
+    Session session(make_step(task, options).after, store, std::make_shared<ThreadPool>(threads),
+                    1);
     Execution& e = session.prepare({{"B", 40}});
     for (int32_t step = 0; step < 4; ++step) {
       fill(e, 40, 0, step, 1e-3f);
@@ -129,6 +131,22 @@ TEST(Training, ClippingBoundsTheNormAndDecaySparesBiases) {
   }
   EXPECT_GT(decayed, 5);
   EXPECT_GT(spared, 5);
+}
+
+TEST(Evaluation, AModelThatSaysNothingIsRightOnlyWhereTheFirstClassIs) {
+  RecipeTable recipe = recipe_of(kModel);
+  const Task task = small_task(recipe);
+  auto store = std::make_shared<VariableStore>();
+  Session session(compile(task_kind(recipe).evaluation(task.infer)), store,
+                  std::make_shared<ThreadPool>(1), 1);
+  for (const char* name : {"vit.head.weight", "vit.head.bias"})
+    std::memset(store->get(name).data.data(), 0, store->get(name).data.size());
+  Execution& e = session.prepare({{"B", 20}});
+  auto* labels = reinterpret_cast<int32_t*>(e.input(kLabelInput).data());
+  for (int i = 0; i < 20; ++i) labels[i] = i < 18 ? i % 10 : -1;
+  e.run();
+  EXPECT_EQ(e.output_f32("loss.count")[0], 18.0f);
+  EXPECT_EQ(e.output_f32("correct.sum")[0], 2.0f);  // two of the 18 have label 0
 }
 
 TEST(Schedule, RisesThenFallsAsACosine) {

@@ -5,6 +5,7 @@
 #include <chrono>
 #include <cmath>
 #include <cstring>
+#include <optional>
 #include <set>
 
 #include "fovea/data/loader.h"
@@ -37,16 +38,22 @@ class Trainer {
     recipe.bind("data", data);
     recipe.bind("augment", augment_);
     const TaskKind& kind = task_kind(recipe);
-    check_train_options(options_);
-    check_augment(augment_);
+    try {
+      check_train_options(options_);
+      check_augment(augment_);
+    } catch (const Error& e) {
+      throw recipe.located(e);
+    }
     train_data_ = load_dataset(data, Split::train);
     if (data.validation > 0) validation_data_ = load_dataset(data, Split::validation);
     test_data_ = load_dataset(data, Split::test);
-    task_ = kind.make(recipe, data_info(train_data_));
+    task_ = make_task(recipe, data_info(train_data_));
     for (const Metric& m : task_.metrics) summed_outputs_.insert({m.sum, m.count});
     recipe.check_all_read();
     state_.recipe = recipe.to_text();
     evaluation_graph_ = compile(kind.evaluation(task_.infer));
+    // Read before anything is written: it may stand in the folder that is written over.
+    if (!request_.init.empty()) init_ = load_bundle(request_.init);
   }
 
   TrainResult run() {
@@ -67,20 +74,26 @@ class Trainer {
 
   void prepare_folder() {
     std::error_code ec;
+    if (request_.resume && !fs::exists(request_.out))
+      throw Error(ErrorCode::not_found,
+                  fmt::format("[train] there is no run in {}; leave out --resume to begin one",
+                              request_.out.string()));
     fs::create_directories(request_.out, ec);
     if (ec)
       throw Error(ErrorCode::io, fmt::format("[train] the folder {} cannot be made: {}",
                                              request_.out.string(), ec.message()));
-    const bool used = fs::exists(checkpoint_path()) || is_bundle(request_.out);
-    if (request_.overwrite) {
-      remove_bundle(request_.out);
-    } else if (used && !request_.resume) {
+    const bool saved = fs::exists(checkpoint_path()), bundle = is_bundle(request_.out);
+    if (request_.resume && bundle && !saved)
+      throw Error(ErrorCode::not_found,
+                  fmt::format("[train] {} holds a model but no checkpoint to go on from; choose "
+                              "another --out (--init {} begins with its weights)",
+                              request_.out.string(), request_.out.string()));
+    if ((saved || bundle) && !request_.resume && !request_.overwrite)
       throw Error(
           ErrorCode::invalid_argument,
           fmt::format("[train] {} holds a run already; --resume goes on with it, --overwrite "
                       "throws it away, --out takes another folder",
                       request_.out.string()));
-    }
     // What a run that was killed in the middle of a save has left.
     for (auto& entry : fs::directory_iterator(request_.out, ec))
       if (const std::string name = entry.path().filename();
@@ -111,8 +124,13 @@ class Trainer {
 
   // From a bundle, from a checkpoint, or from the initial weights.
   void begin() {
-    if (!request_.init.empty()) take_weights(load_bundle(request_.init));
-    if (request_.resume && fs::exists(checkpoint_path())) {
+    const bool going_on = request_.resume && fs::exists(checkpoint_path());
+    if (init_ && !going_on) take_weights(*init_);
+    // What does not fit into memory must fail before anything is thrown away or saved.
+    const int64_t micro = options_.batch / options_.accumulate;
+    for (auto* session : {accumulate_.get(), apply_.get()})
+      if (session) session->prepare({{"B", std::min(micro, train_data_.size())}});
+    if (going_on) {
       if (checkpoint_recipe(checkpoint_path()) != state_.recipe)
         throw Error(
             ErrorCode::invalid_argument,
@@ -121,6 +139,7 @@ class Trainer {
                         request_.out.string()));
       state_ = load_checkpoint(checkpoint_path(), *variables_);
     } else {
+      if (request_.overwrite) remove_bundle(request_.out);
       save();
     }
     LoaderOptions loader;
@@ -178,22 +197,31 @@ class Trainer {
   }
 
   void run_step(const Batch& batch) {
+    for_each_micro_batch(batch, [&](Execution& e, bool last) {
+      e.run();
+      if (!std::isfinite(e.output_f32(kObjectiveSum)[0]) ||
+          (last && !std::isfinite(e.output_f32(kGradientNorm)[0])))
+        fail_as_not_finite(batch);
+      for (const std::string& name : summed_outputs_)
+        state_.sums[name] += static_cast<double>(e.output_f32(name)[0]);
+    });
+  }
+
+  // Calls body(execution, whether it is the last) with the inputs written.
+  template <class F>
+  void for_each_micro_batch(const Batch& batch, F&& body) {
     const int64_t micro = options_.batch / options_.accumulate;
     const int64_t image = train_data_.image_size();
     for (int64_t first = 0; first < batch.size; first += micro) {
       const int64_t count = std::min(micro, batch.size - first);
       const bool last = first + micro >= batch.size;
       Execution& e = (last ? apply_ : accumulate_)->prepare({{"B", count}});
-      const std::span pixels(batch.pixels);
+      const std::span pixels(batch.pixels), labels(batch.labels);
       feed_images(
           e, pixels.subspan(static_cast<size_t>(first * image), static_cast<size_t>(count * image)),
-          std::span(batch.labels).subspan(static_cast<size_t>(first), static_cast<size_t>(count)),
-          count);
+          labels.subspan(static_cast<size_t>(first), static_cast<size_t>(count)), count);
       write_inputs(e, first, last);
-      e.run();
-      check_finite(e, last);
-      for (const std::string& name : summed_outputs_)
-        state_.sums[name] += static_cast<double>(e.output_f32(name)[0]);
+      body(e, last);
     }
   }
 
@@ -209,12 +237,16 @@ class Trainer {
     }
   }
 
-  void check_finite(Execution& e, bool last) {
-    const bool good = std::isfinite(e.output_f32(kObjectiveSum)[0]) &&
-                      (!last || std::isfinite(e.output_f32(kGradientNorm)[0]));
-    if (good) return;
-    // The step left the weights as they were, so it can be run again to find the place.
-    const std::string node = e.run_looking_for_non_finite();
+  // A step whose gradients are not finite leaves the weights as they were, so it is run again, from
+  // clean sums, to find the node.
+  [[noreturn]] void fail_as_not_finite(const Batch& batch) {
+    for (auto& [name, v] : variables_->all())
+      if (name.starts_with(kAccumulatedPrefix))
+        std::memset(variables_->get(name).data.data(), 0, v.data.size());
+    std::string node;
+    for_each_micro_batch(batch, [&](Execution& e, bool) {
+      if (node.empty()) node = e.run_looking_for_non_finite();
+    });
     throw Error(
         ErrorCode::non_finite,
         fmt::format("[train] step {}: the loss or its gradient is not finite; the first node that "
@@ -326,6 +358,7 @@ class Trainer {
   AugmentOptions augment_;
   Task task_;
   Graph evaluation_graph_;
+  std::optional<Bundle> init_;
   ImageDataset train_data_, validation_data_, test_data_;
   std::shared_ptr<VariableStore> variables_, evaluation_variables_;
   std::unique_ptr<Session> accumulate_, apply_;
