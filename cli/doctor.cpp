@@ -77,7 +77,8 @@ Report examine() {
   for (const KernelFamily& family : kernel_families()) {
     const std::string_view forced = choice.forced(family.name);
     r.kernels.push_back(family);
-    if (!forced.empty()) r.kernels.back().kernels = {forced};
+    if (!forced.empty())
+      std::erase_if(r.kernels.back().kernels, [&](std::string_view k) { return k != forced; });
   }
   r.features = processor_features();
   r.threads = ThreadPool::hardware_threads();

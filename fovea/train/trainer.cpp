@@ -216,7 +216,8 @@ class Trainer {
       const int64_t count = std::min(micro, batch.size - first);
       const bool last = first + micro >= batch.size;
       Execution& e = (last ? apply_ : accumulate_)->prepare({{"B", count}});
-      const std::span pixels(batch.pixels), labels(batch.labels);
+      const std::span pixels(batch.pixels);
+      const std::span labels(batch.labels);
       feed_images(
           e, pixels.subspan(static_cast<size_t>(first * image), static_cast<size_t>(count * image)),
           labels.subspan(static_cast<size_t>(first), static_cast<size_t>(count)), count);
