@@ -10,8 +10,8 @@
 
 namespace fovea {
 
-// Writes train and test files of 8x8 grey images in two classes: a bright upper half (0) or left half (1),
-// with noise.
+// Writes train and test files of 8x8 grey images in two classes: a bright upper half (0) or left
+// half (1), with noise.
 inline void write_small_images(const std::filesystem::path& folder, int train, int test,
                                uint64_t seed = 1) {
   std::filesystem::create_directories(folder);
@@ -42,7 +42,8 @@ inline void write_small_images(const std::filesystem::path& folder, int train, i
 inline std::string small_recipe(const std::filesystem::path& data, const std::string& more = "") {
   return "[data]\nkind = \"idx\"\ndir = \"" + data.string() +
          "\"\nclasses = [\"upper\", \"left\"]\nvalidation = 16\n"
-         "[model]\nstem = [8]\npatch = 2\nlayers = 1\nwidth = 16\nheads = 2\nmlp = 16\ndropout = 0.1\n"
+         "[model]\nstem = [8]\npatch = 2\nlayers = 1\nwidth = 16\nheads = 2\nmlp = 16\ndropout = "
+         "0.1\n"
          "[augment]\nshift = 1\n"
          "[train]\nepochs = 3\nbatch = 16\nlearning_rate = 5e-3\naverage = 0.9\n"
          "checkpoint_every = 3\n" +

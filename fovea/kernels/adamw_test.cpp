@@ -160,8 +160,10 @@ TEST(Optimisers, AGradientScaleThatIsNotFiniteLeavesEverythingAsItWas) {
   EXPECT_EQ(m2, m);
   EXPECT_EQ(v2, v);
   std::vector<float> w3(3), m3(3);
-  sgd_kernels().back().plan({.n = 3, .momentum = 0.9})->run(
-      {w.data(), g.data(), m.data(), &lr, &bad, w3.data(), m3.data()}, context);
+  sgd_kernels()
+      .back()
+      .plan({.n = 3, .momentum = 0.9})
+      ->run({w.data(), g.data(), m.data(), &lr, &bad, w3.data(), m3.data()}, context);
   EXPECT_EQ(w3, w);
   EXPECT_EQ(m3, m);
 }

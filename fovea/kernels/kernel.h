@@ -26,8 +26,8 @@ struct KernelContext {
 };
 
 // Made by a kernel for one problem; owns primitives and tables. run() allocates nothing, does not
-// throw, may be called by several threads at once, and gives the same bits for any number of threads:
-// blocks of work depend on the problem alone, partial sums are added in index order.
+// throw, may be called by several threads at once, and gives the same bits for any number of
+// threads: blocks of work depend on the problem alone, partial sums are added in index order.
 template <class Args>
 class KernelPlan {
  public:
