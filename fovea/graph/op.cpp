@@ -27,11 +27,16 @@ void InferContext::same(const Size& a, const Size& b, const std::string& what) c
     fail(fmt::format("expected {} to agree, got {} and {}", what, a.text(), b.text()));
 }
 
+void InferContext::alike(const ValueType& a, const ValueType& b, const std::string& what) const {
+  expect(a.dtype == b.dtype && a.rank() == b.rank(), "expected " + what + " alike");
+  for (size_t i = 0; i < a.rank(); ++i) same(a.shape[i], b.shape[i], "the sizes of " + what);
+}
+
 size_t InferContext::axis(int64_t axis, size_t rank) const {
   const auto n = static_cast<int64_t>(rank);
   if (axis < -n || axis >= n)
     fail(fmt::format("expected an axis from {} to {}, got {}", -n, n - 1, axis));
-  return static_cast<size_t>(axis < 0 ? axis + n : axis);
+  return axis_index(axis, rank);
 }
 
 std::span<const Op* const> all_ops() {

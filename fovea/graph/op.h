@@ -26,6 +26,9 @@ struct InferContext {
   }
   // Fails where the sizes are known to differ; what is not known is checked when the plan is made.
   void same(const Size& a, const Size& b, const std::string& what) const;
+  // Fails unless both have one element type and rank, and sizes that may agree. Kernels take sizes
+  // from one operand, so a rule must hold the others against it.
+  void alike(const ValueType& a, const ValueType& b, const std::string& what) const;
   // An axis counted from the front, or from the back when negative. Fails out of range.
   size_t axis(int64_t axis, size_t rank) const;
   std::string inputs_text() const;

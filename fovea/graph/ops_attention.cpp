@@ -157,21 +157,14 @@ Values attention_gradient(GradientContext& c) {
   return {{d.node, 0}, {d.node, 1}, {d.node, 2}};
 }
 
-// The kernels take every size from q, k and v, so the others must agree with them.
-void expect_alike(const InferContext& c, const ValueType& a, const ValueType& b,
-                  const std::string& what) {
-  c.expect(a.dtype == b.dtype && a.rank() == b.rank(), "expected " + what + " alike");
-  for (size_t i = 0; i < a.rank(); ++i) c.same(a.shape[i], b.shape[i], "the sizes of " + what);
-}
-
 // q, k, v, out, lse, dout -> dq, dk, dv
 std::vector<ValueType> infer_attention_grad(const InferContext& c) {
   const ValueType& q = c.inputs[0];
   const ValueType out = infer_attention({c.op, c.attrs, c.inputs.first(3), c.node_name})[0];
   const ValueType lse{q.dtype, {q.shape[0], c.attrs.get<AttentionAttrs>().heads, q.shape[1]}};
-  expect_alike(c, c.inputs[3], out, "q, k, v and the result");
-  expect_alike(c, c.inputs[4], lse, "q and the log-sum-exp [B,H,Tq]");
-  expect_alike(c, c.inputs[5], out, "the result and its gradient");
+  c.alike(c.inputs[3], out, "q, k, v and the result");
+  c.alike(c.inputs[4], lse, "q and the log-sum-exp [B,H,Tq]");
+  c.alike(c.inputs[5], out, "the result and its gradient");
   return {c.inputs[0], c.inputs[1], c.inputs[2]};
 }
 Values decompose_attention_grad(Graph& g, std::span<const Value> in, const Attrs& attrs) {

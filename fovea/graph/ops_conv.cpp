@@ -10,13 +10,6 @@ namespace {
 
 using Values = std::vector<Value>;
 
-// The kernels take every size from one operand, so the others must agree with it.
-void expect_alike(const InferContext& c, const ValueType& a, const ValueType& b,
-                  const std::string& what) {
-  c.expect(a.dtype == b.dtype && a.rank() == b.rank(), "expected " + what + " alike");
-  for (size_t i = 0; i < a.rank(); ++i) c.same(a.shape[i], b.shape[i], "the sizes of " + what);
-}
-
 // Places of a window of `size` in a padded line: floor((n + 2 pad - size) / stride) + 1.
 Size places(const InferContext& c, const Size& n, int64_t size, int64_t stride, int64_t pad) {
   constexpr int64_t kMost = std::numeric_limits<int32_t>::max();  // 2 pad must not overflow
@@ -73,14 +66,14 @@ Values conv2d_gradient(GradientContext& c) {
 std::vector<ValueType> infer_conv2d_grad_input(const InferContext& c) {
   const auto& a = c.attrs.get<Conv2dGradAttrs>();
   const ValueType dx{c.inputs[0].dtype, a.shape};
-  expect_alike(c, c.inputs[0], convolved(c, a, dx, c.inputs[1]), "the result and its gradient");
+  c.alike(c.inputs[0], convolved(c, a, dx, c.inputs[1]), "the result and its gradient");
   return {dx};
 }
 // dy, x -> dweight
 std::vector<ValueType> infer_conv2d_grad_weight(const InferContext& c) {
   const auto& a = c.attrs.get<Conv2dGradAttrs>();
   const ValueType dw{c.inputs[0].dtype, a.shape};
-  expect_alike(c, c.inputs[0], convolved(c, a, c.inputs[1], dw), "the result and its gradient");
+  c.alike(c.inputs[0], convolved(c, a, c.inputs[1], dw), "the result and its gradient");
   return {dw};
 }
 // As many products as the forward: one for each output element, tap and channel.
@@ -142,9 +135,9 @@ Values avg_pool_gradient(GradientContext& c) {
 std::vector<ValueType> infer_pool_grad(const InferContext& c) {
   const auto& a = c.attrs.get<PoolGradAttrs>();
   const ValueType &dy = c.inputs[0], dx{dy.dtype, a.shape};
-  expect_alike(c, dy, pooled(c, a, dx), "the result and its gradient");
+  c.alike(dy, pooled(c, a, dx), "the result and its gradient");
   if (c.inputs.size() == 2)
-    expect_alike(c, c.inputs[1], {DType::i32, dy.shape}, "i32 indices and the gradient");
+    c.alike(c.inputs[1], {DType::i32, dy.shape}, "i32 indices and the gradient");
   return {dx};
 }
 

@@ -9,20 +9,13 @@ namespace {
 
 using Values = std::vector<Value>;
 
-// The kernels take every size from one operand, so the others must agree with it.
-void expect_alike(const InferContext& c, const ValueType& a, const ValueType& b,
-                  const std::string& what) {
-  c.expect(a.dtype == b.dtype && a.rank() == b.rank(), "expected " + what + " alike");
-  for (size_t i = 0; i < a.rank(); ++i) c.same(a.shape[i], b.shape[i], "the sizes of " + what);
-}
-
 std::vector<ValueType> infer_softmax(const InferContext& c) {
   c.expect(is_floating(c.inputs[0].dtype) && c.inputs[0].rank() >= 1,
            "expected a floating type with at least one axis");
   return {c.inputs[0]};
 }
 std::vector<ValueType> infer_softmax_grad(const InferContext& c) {
-  expect_alike(c, c.inputs[1], c.inputs[0], "the result and its gradient");
+  c.alike(c.inputs[1], c.inputs[0], "the result and its gradient");
   return infer_softmax(c);
 }
 Size five_flops(const Graph&, const Node& n) { return Size(5) * element_count(n.types[0].shape); }
@@ -164,10 +157,10 @@ Values rms_norm_gradient(GradientContext& c) {
 std::vector<ValueType> infer_norm_grad(const InferContext& c) {
   const ValueType& x = c.inputs[0];
   expect_rows(c, c.inputs.subspan(1, 1));
-  expect_alike(c, c.inputs.back(), x, "x and its gradient");
+  c.alike(c.inputs.back(), x, "x and its gradient");
   const ValueType row = statistic_type(x);
   for (size_t i = 2; i + 1 < c.inputs.size(); ++i)
-    expect_alike(c, c.inputs[i], row, "rows and their statistics");
+    c.alike(c.inputs[i], row, "rows and their statistics");
   std::vector<ValueType> out = {x, c.inputs[1]};
   if (c.op.name == "layer_norm_grad") out.push_back(c.inputs[1]);
   return out;

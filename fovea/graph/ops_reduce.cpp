@@ -10,8 +10,7 @@ using Values = std::vector<Value>;
 
 std::vector<bool> reduced_axes(const ReduceAttrs& a, size_t rank) {
   std::vector<bool> reduced(rank);
-  for (int64_t axis : a.axes)
-    reduced[static_cast<size_t>(axis < 0 ? axis + static_cast<int64_t>(rank) : axis)] = true;
+  for (int64_t axis : a.axes) reduced[axis_index(axis, rank)] = true;
   return reduced;
 }
 

@@ -71,8 +71,7 @@ Values concat_gradient(GradientContext& c) {
   Size start = 0;
   for (Value v : inputs) {
     const Shape shape = g.shape(v);
-    const Size length =
-        shape[static_cast<size_t>(axis < 0 ? axis + static_cast<int64_t>(shape.size()) : axis)];
+    const Size length = shape[axis_index(axis, shape.size())];
     out.push_back(ops::slice(g, c.gradient(), axis, start, length));
     start = start + length;
   }
@@ -95,8 +94,7 @@ std::vector<ValueType> infer_slice(const InferContext& c) {
 Values slice_gradient(GradientContext& c) {
   const auto& a = c.node().attrs.get<SliceAttrs>();
   const Shape& shape = c.graph.shape(c.input(0));
-  const auto axis =
-      static_cast<size_t>(a.axis < 0 ? a.axis + static_cast<int64_t>(shape.size()) : a.axis);
+  const auto axis = axis_index(a.axis, shape.size());
   const Size after = shape[axis] - a.start - a.length;
   return {ops::pad(c.graph, c.gradient(), a.axis, a.start, after)};
 }
@@ -113,8 +111,7 @@ std::vector<ValueType> infer_pad(const InferContext& c) {
 Values pad_gradient(GradientContext& c) {
   const auto& a = c.node().attrs.get<PadAttrs>();
   const Shape& shape = c.graph.shape(c.input(0));
-  const auto axis =
-      static_cast<size_t>(a.axis < 0 ? a.axis + static_cast<int64_t>(shape.size()) : a.axis);
+  const auto axis = axis_index(a.axis, shape.size());
   return {ops::slice(c.graph, c.gradient(), a.axis, a.before, shape[axis])};
 }
 

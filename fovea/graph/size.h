@@ -63,6 +63,11 @@ class Size {
 
 using Shape = std::vector<Size>;
 
+// An axis as attributes name it (negative: from the back) as an index; it must be in range.
+inline size_t axis_index(int64_t axis, size_t rank) {
+  return static_cast<size_t>(axis < 0 ? axis + static_cast<int64_t>(rank) : axis);
+}
+
 // Product of all sizes; 1 for a scalar.
 Size element_count(const Shape& shape);
 std::string shape_text(const Shape& shape);

@@ -95,7 +95,7 @@ class MaskReader {
 
   static size_t axis_of(const Node& iota) {
     const auto& a = iota.attrs.get<IotaAttrs>();
-    return static_cast<size_t>(a.axis < 0 ? a.axis + static_cast<int64_t>(a.type.rank()) : a.axis);
+    return axis_index(a.axis, a.type.rank());
   }
   // A count along one axis of a value that broadcasts to the scores.
   std::optional<Place> along(size_t axis, const Shape& shape) const {

@@ -172,7 +172,7 @@ class Planner {
         slots[i] = {Place::variable, update->first.node, 0, bytes};
         continue;
       }
-      plan_.values_bytes += (bytes + kAlignment - 1) / kAlignment * kAlignment;
+      plan_.values_bytes += aligned(bytes);
       buffers[i] = i == 0 && n.op->in_place ? dying_input(id, bytes) : -1;
       if (buffers[i] < 0) {
         buffers[i] = static_cast<int>(buffers_.size());
@@ -211,13 +211,13 @@ class Planner {
     std::vector<int> placed;  // sorted by offset
     for (int index : order) {
       Buffer& b = buffers_[static_cast<size_t>(index)];
-      const size_t bytes = (b.bytes + kAlignment - 1) / kAlignment * kAlignment;
+      const size_t bytes = aligned(b.bytes);
       size_t offset = 0;
       for (int other : placed) {
         const Buffer& o = buffers_[static_cast<size_t>(other)];
         if (o.last < b.first || b.last < o.first) continue;
         if (o.offset >= offset + bytes) break;
-        offset = std::max(offset, o.offset + (o.bytes + kAlignment - 1) / kAlignment * kAlignment);
+        offset = std::max(offset, o.offset + aligned(o.bytes));
       }
       b.offset = offset;
       plan_.arena_bytes = std::max(plan_.arena_bytes, offset + bytes);

@@ -50,6 +50,7 @@ struct MemoryPlan {
 
 // Every value starts at a multiple of this.
 inline constexpr size_t kAlignment = 64;
+inline size_t aligned(size_t bytes) { return (bytes + kAlignment - 1) / kAlignment * kAlignment; }
 
 // Nodes run in the graph's order. Outputs and inputs keep their memory to the end. All sizes must
 // be constants (specialise). Throws Error for a value of over a terabyte.

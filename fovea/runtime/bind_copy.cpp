@@ -81,13 +81,10 @@ std::unique_ptr<NodePlan> bind_transpose(const NodeProblem& n, const KernelChoic
   add_piece(*plan, n, choice, out, from, dense_strides(out));
   return plan;
 }
-size_t axis_of(int64_t axis, size_t rank) {
-  return static_cast<size_t>(axis < 0 ? axis + static_cast<int64_t>(rank) : axis);
-}
 std::unique_ptr<NodePlan> bind_concat(const NodeProblem& n, const KernelChoice& choice) {
   auto plan = std::make_unique<CopyPieces>();
   const auto out = dense_strides(n.output_dims());
-  const size_t axis = axis_of(n.attrs<ConcatAttrs>().axis, out.size());
+  const size_t axis = axis_index(n.attrs<ConcatAttrs>().axis, out.size());
   int64_t at = 0;
   for (size_t i = 0; i < n.node.inputs.size(); ++i) {
     const auto in = n.input_dims(i);
@@ -102,7 +99,7 @@ std::unique_ptr<NodePlan> bind_slice(const NodeProblem& n, const KernelChoice& c
   const auto in = dense_strides(n.input_dims(0));
   const auto out = n.output_dims();
   add_piece(*plan, n, choice, out, in, dense_strides(out), 0,
-            a.start.constant() * in[axis_of(a.axis, in.size())]);
+            a.start.constant() * in[axis_index(a.axis, in.size())]);
   return plan;
 }
 std::unique_ptr<NodePlan> bind_pad(const NodeProblem& n, const KernelChoice& choice) {
@@ -115,13 +112,13 @@ std::unique_ptr<NodePlan> bind_pad(const NodeProblem& n, const KernelChoice& cho
                            FillProblem{n.output().dtype, product(n.output_dims()), 0}, choice,
                            zeroing));
   add_piece(*plan, n, choice, in, dense_strides(in), out, 0, 0,
-            a.before.constant() * out[axis_of(a.axis, out.size())]);
+            a.before.constant() * out[axis_index(a.axis, out.size())]);
   return plan;
 }
 std::unique_ptr<NodePlan> bind_iota(const NodeProblem& n, const KernelChoice& choice) {
   const auto& a = n.attrs<IotaAttrs>();
   const auto dims = n.output_dims();
-  const IotaProblem p{a.type.dtype, dims, static_cast<int64_t>(axis_of(a.axis, dims.size()))};
+  const IotaProblem p{a.type.dtype, dims, static_cast<int64_t>(axis_index(a.axis, dims.size()))};
   return bind_kernel(n, "iota", iota_kernels(), p, choice,
                      [](const void* const*, void* const* out) { return IotaArgs{out[0]}; });
 }

@@ -11,8 +11,7 @@ std::unique_ptr<NodePlan> bind_reduce(const NodeProblem& n, const KernelChoice& 
   ReduceProblem p{n.input(0).dtype, kOp, n.input_dims(0), {}};
   p.reduced.resize(p.dims.size());
   for (int64_t axis : n.attrs<ReduceAttrs>().axes)
-    p.reduced[static_cast<size_t>(axis < 0 ? axis + static_cast<int64_t>(p.dims.size()) : axis)] =
-        true;
+    p.reduced[axis_index(axis, p.dims.size())] = true;
   return bind_kernel(n, "reduce", reduce_kernels(), p, choice,
                      [](const void* const* in, void* const* out) {
                        return ReduceArgs{in[0], out[0]};

@@ -13,8 +13,6 @@ namespace {
 
 constexpr size_t kPlans = 32;
 
-size_t aligned(size_t bytes) { return (bytes + kAlignment - 1) / kAlignment * kAlignment; }
-
 template <class T>
 void write_all(std::byte* to, size_t count, const std::vector<double>& values) {
   auto* p = reinterpret_cast<T*>(to);
