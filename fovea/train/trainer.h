@@ -49,10 +49,10 @@ struct TrainResult {
   int64_t initialised = 0;  // weights taken from request.init
 };
 
-// Trains as the recipe says and writes the bundle to request.out, with a checkpoint beside it while
-// it runs. Throws Error for a bad recipe or data set, for a folder that holds another run, for a
-// loss that is not finite (naming the step and the first node; the last good checkpoint stays), and
-// what saving throws.
+// Trains as the recipe says and writes the bundle to request.out, with its checkpoint beside it,
+// which stays. Throws Error for a bad recipe or data set, for a folder that holds another run, for
+// a loss that is not finite (naming the step and the first node; the last good checkpoint stays),
+// and what saving throws.
 TrainResult train(RecipeTable& recipe, const TrainRequest& request);
 
 }  // namespace fovea
