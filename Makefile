@@ -1,8 +1,9 @@
 # make demo    install what is missing, build, train on Fashion-MNIST, show the result
 # make test    install what is missing, build, run the unit and kernel tests
+# make bench   install and build the rivals (LibTorch, ONNX Runtime), measure ours, them and the peak
 # make check   what CI leaves out: Clang, the sanitizers, the slow tests
 # make format  format all sources
-.PHONY: demo build test check format clean
+.PHONY: demo build test bench check format clean
 
 JOBS ?= $(shell nproc)
 
@@ -21,6 +22,11 @@ test:
 	@[ -f build-test/build.ninja ] || cmake -S . -B build-test -G Ninja -DFOVEA_WERROR=ON >/dev/null
 	@ninja -C build-test -j $(JOBS)
 	@ctest --test-dir build-test --output-on-failure -LE slow
+
+bench:
+	@scripts/setup.sh bench
+	@$(MAKE) --no-print-directory build
+	@scripts/bench.sh $(JOBS)
 
 check:
 	@scripts/setup.sh check

@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include <cstdlib>
+
 #include <CLI/App.hpp>
 #include <CLI/Config.hpp>
 #include <CLI/Formatter.hpp>
@@ -110,6 +112,24 @@ void Arguments::option(const std::string& name, int64_t& value, int64_t least, i
           },
           fmt::format("{} [{}]", help, value))
       ->type_name("N");
+}
+
+void Arguments::option(const std::string& name, double& value, double least, double most,
+                       const std::string& help) {
+  impl_->app
+      .add_option_function<std::string>(
+          name,
+          [name, &value, least, most](const std::string& text) {
+            char* end = nullptr;
+            const double number = std::strtod(text.c_str(), &end);
+            if (text.empty() || *end != '\0' || !(number >= least && number <= most))
+              throw Error(ErrorCode::invalid_argument,
+                          fmt::format("[{}] expected a number from {:g} to {:g}, got '{}'", name,
+                                      least, most, text));
+            value = number;
+          },
+          fmt::format("{} [{:g}]", help, value))
+      ->type_name("X");
 }
 
 void Arguments::option(const std::string& name, std::optional<int64_t>& value, int64_t least,

@@ -32,6 +32,9 @@ class Arguments {
               const std::string& help);
   void option(const std::string& name, std::optional<int64_t>& value, int64_t least, int64_t most,
               const std::string& help);
+  // A number in [least, most].
+  void option(const std::string& name, double& value, double least, double most,
+              const std::string& help);
   // May be given again and again, one value each time.
   void repeated(const std::string& name, std::vector<std::string>& values,
                 const std::string& value_name, const std::string& help);

@@ -196,6 +196,80 @@ TEST_F(CliModel, IsProfiledAndPrinted) {
   EXPECT_NE(wider.out.find("[B,4,24]"), std::string::npos) << wider.out;
 }
 
+TEST_F(CliModel, LevelsAreMeasuredBesideTheFullModel) {
+  write("tiny.toml", small_recipe("data") +
+                         "[[levels]]\nname = \"half\"\nshare = 0.5\nset = "
+                         "[\"vit.enc.*.attn.heads_kept=1\"]\n");
+  ASSERT_EQ(train({"--set", "train.epochs=6"}).code, 0);
+  for (const char* which : {"half", "all"}) {
+    const Finished f = run({"eval", "model", "--level", which, "--json"});
+    ASSERT_EQ(f.code, 0) << f.err;
+    const json levels = json::parse(f.out)["levels"];
+    ASSERT_EQ(levels.size(), 2u);
+    EXPECT_EQ(levels[0]["level"], "full");
+    EXPECT_EQ(levels[1]["level"], "half");
+    EXPECT_LT(levels[1]["flops_per_image"], levels[0]["flops_per_image"]);
+    for (const json& level : levels) {
+      EXPECT_GT(level["metrics"]["accuracy"], 0.8);
+      EXPECT_GT(level["latency_ms"], 0);
+      EXPECT_GT(level["examples_per_second"], 0);
+    }
+  }
+  EXPECT_EQ(json::parse(run({"eval", "model", "--json"}).out)["levels"].size(), 1u);
+  const Finished table = run({"eval", "model", "--level", "half", "--precision", "bf16"});
+  EXPECT_NE(table.out.find("half"), std::string::npos) << table.out;
+  EXPECT_EQ(run({"profile", "model", "--level", "half", "--runs", "1"}).code, 0);
+  EXPECT_EQ(run({"profile", "model", "--train", "--level", "half", "--runs", "1"}).code, 0);
+  expect_error(run({"eval", "model", "--level", "haf"}), {"haf", "did you mean 'half'"});
+  expect_error(run({"eval", "model", "--precision", "f8"}), {"--precision", "f8", "bf16"});
+  // Each node is shown with how far it is from its like.
+  const Finished diff = run({"diff", "model", "--b", "level=half", "--json"});
+  ASSERT_EQ(diff.code, 0) << diff.err;
+  EXPECT_NE(json::parse(diff.out)["first_apart"], "");
+}
+
+TEST_F(CliModel, TwoWaysToRunAreComparedNodeByNode) {
+  ASSERT_EQ(train({"--set", "train.epochs=1"}).code, 0);
+  const Finished f = run({"diff", "model", "--b", "kernel=attention=ref", "--json"});
+  ASSERT_EQ(f.code, 0) << f.err;
+  const json other_kernel = json::parse(f.out);
+  EXPECT_EQ(other_kernel["only_a"], 0);
+  EXPECT_EQ(other_kernel["first_apart"], "");
+  bool seen = false;
+  for (const json& node : other_kernel["nodes"]) {
+    EXPECT_LE(node["relative_difference"], 1e-5) << node;
+    seen = seen || (node["name"] == "vit.enc.0.attn" && node["kernel_b"] == "attention:ref");
+  }
+  EXPECT_TRUE(seen);
+  const Finished table = run({"diff", "tiny.toml", "--b", "precision=bf16"});
+  ASSERT_EQ(table.code, 0) << table.err;
+  EXPECT_NE(table.out.find("They part at"), std::string::npos) << table.out;
+  expect_error(run({"diff", "model"}), {"two ways"});
+  expect_error(run({"diff", "model", "--b", "precison=bf16"}),
+               {"precison", "did you mean 'precision'"});
+  expect_error(run({"diff", "model", "--b", "kernel=attention=fast"}), {"fast"});
+  expect_error(run({"diff", "model", "--b", "level=half", "--tolerance", "x"}), {"--tolerance"});
+}
+
+TEST_F(CliModel, AProfileIsWrittenAsATrace) {
+  ASSERT_EQ(run({"profile", "tiny.toml", "--train", "--runs", "1", "--trace", "t.json", "--set",
+                 "train.accumulate=2"})
+                .code,
+            0);
+  const json trace = json::parse(slurp(folder_ / "t.json"));
+  std::map<std::string, int> phases;
+  for (const json& event : trace["traceEvents"]) {
+    ++phases[event["ph"]];
+    if (event["ph"] != "X") continue;
+    EXPECT_GE(event["dur"], 0);
+    EXPECT_NE(event["args"]["kernel"], "") << event;
+  }
+  EXPECT_GT(phases["X"], 20);
+  EXPECT_GT(phases["M"], 0);
+  expect_error(run({"profile", "tiny.toml", "--runs", "1", "--trace", "none/t.json"}),
+               {"none/t.json"});
+}
+
 TEST_F(CliModel, AStepThatAccumulatesIsProfiledInItsTwoParts) {
   const std::vector<std::string> words = {"profile", "tiny.toml", "--train",           "--runs",
                                           "2",       "--set",     "train.accumulate=4"};

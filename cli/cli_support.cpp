@@ -12,6 +12,15 @@
 
 namespace fovea::cli {
 
+Precision precision_named(const std::string& text) {
+  if (text.empty()) return Precision::f32;
+  const auto names = enum_names(Precision{});
+  for (size_t i = 0; i < names.size(); ++i)
+    if (names[i] == text) return static_cast<Precision>(i);
+  throw Error(ErrorCode::invalid_argument,
+              fmt::format("[--precision] expected {}, got '{}'", fmt::join(names, " or "), text));
+}
+
 void add_threads(Arguments& arguments, int64_t& threads) {
   arguments.option("--threads", threads, 0, 1024, "Threads to work with; 0: one a processor");
 }
@@ -52,6 +61,7 @@ void Model::bind() {
   recipe_.bind("data", data_);
   recipe_.bind("train", train_);
   recipe_.bind("augment", augment);
+  levels_ = read_levels(recipe_);
 }
 
 DataInfo Model::info() const {
@@ -89,7 +99,31 @@ std::shared_ptr<VariableStore> Model::variables() const {
   return bundle_ ? make_variables(*bundle_) : std::make_shared<VariableStore>();
 }
 
-Evaluation Model::evaluate(Split split, int64_t batch, std::shared_ptr<ThreadPool> pool) {
+void add_run_options(Arguments& arguments, RunOptions& options) {
+  arguments.option("--level", options.level, "NAME", "A level that the recipe names, or full");
+  arguments.option("--precision", options.precision, "TYPE", "Of the products: f32 or bf16");
+}
+
+const LevelOptions* Model::level(const std::string& name) const {
+  return name == kFullLevel ? nullptr : &level_named(levels_, name);
+}
+
+Graph Model::compiled(const Graph& graph, const RunOptions& options,
+                      std::span<const std::string> disabled,
+                      std::vector<PassReport>* reports) const {
+  PassContext context;
+  Level level;
+  if (const LevelOptions* named = this->level(options.level)) {
+    level = make_level(*named, graph);
+    context.level = &level;
+  }
+  context.bf16 = precision_named(options.precision) == Precision::bf16;
+  if (bundle_) context.weights = frozen_weights(*bundle_);
+  return compile(graph, context, disabled, reports);
+}
+
+Evaluation Model::evaluate(Split split, int64_t batch, std::shared_ptr<ThreadPool> pool,
+                           const RunOptions& options) {
   const Graph graph = kind_->evaluation(inference());
   const ImageDataset dataset = load_dataset(data_, split);
   check_image_input(graph, dataset.height, dataset.width, dataset.channels, dataset.source);
@@ -98,7 +132,8 @@ Evaluation Model::evaluate(Split split, int64_t batch, std::shared_ptr<ThreadPoo
     throw Error(ErrorCode::invalid_argument,
                 fmt::format("[eval] expected at most {} classes, as {} knows, got {} from {}",
                             classes, path_, dataset.class_names.size(), dataset.source));
-  Evaluator evaluator(compile(graph), kind_->metrics(), variables(), std::move(pool));
+  Evaluator evaluator(compiled(graph, options), kind_->metrics(), std::make_shared<VariableStore>(),
+                      std::move(pool));
   return evaluator.run(dataset, batch);
 }
 

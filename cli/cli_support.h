@@ -13,6 +13,8 @@
 #include "fovea/formats/bundle.h"
 #include "fovea/formats/recipe.h"
 #include "fovea/infer/evaluator.h"
+#include "fovea/passes/pipeline.h"
+#include "fovea/tasks/levels.h"
 #include "fovea/tasks/task.h"
 #include "fovea/train/options.h"
 
@@ -21,6 +23,14 @@ namespace fovea::cli {
 // Declares --threads. 0: as many as the process may use.
 void add_threads(Arguments& arguments, int64_t& threads);
 std::shared_ptr<ThreadPool> make_pool(int64_t threads);
+
+// How a model is to run.
+struct RunOptions {
+  std::string level = "full";
+  std::string precision = "f32";
+};
+// Declares --level and --precision.
+void add_run_options(Arguments& arguments, RunOptions& options);
 
 // What BUNDLE or RECIPE on the command line stands for.
 class Model {
@@ -43,8 +53,20 @@ class Model {
   // Those of the bundle, or none yet.
   std::shared_ptr<VariableStore> variables() const;
 
+  // Those of the recipe, without "full".
+  const std::vector<LevelOptions>& levels() const { return levels_; }
+  // The level that --level names, nullptr for "full". Throws Error with the nearest name.
+  const LevelOptions* level(const std::string& name) const;
+
+  // A graph for inference after the passes; a bundle's weights are frozen. Throws Error for a level
+  // or a precision that does not exist.
+  Graph compiled(const Graph& graph, const RunOptions& options,
+                 std::span<const std::string> disabled = {},
+                 std::vector<PassReport>* reports = nullptr) const;
+
   // Measures the bundle on a split of the data set that its recipe names.
-  Evaluation evaluate(Split split, int64_t batch, std::shared_ptr<ThreadPool> pool);
+  Evaluation evaluate(Split split, int64_t batch, std::shared_ptr<ThreadPool> pool,
+                      const RunOptions& options = {});
 
  private:
   Model(std::string path, RecipeTable recipe)
@@ -58,9 +80,12 @@ class Model {
   const TaskKind* kind_ = nullptr;
   DataOptions data_;
   TrainOptions train_;
+  std::vector<LevelOptions> levels_;
   std::optional<Task> task_;
 };
 
+// "f32" or "bf16"; throws Error for anything else. Empty: f32.
+Precision precision_named(const std::string& text);
 // Throws Error with the nearest name when there is no such split.
 Split split_named(const std::string& text);
 

@@ -1,40 +1,117 @@
-// fovea eval: a bundle measured on a data set.
+// fovea eval: a bundle measured on a data set, at one level or several.
 #include <fmt/format.h>
 
+#include <algorithm>
+
 #include "cli/cli_support.h"
+#include "cli/measure.h"
 #include "cli/verbs.h"
 #include "fovea/base/progress.h"
+#include "fovea/runtime/session.h"
 
 namespace fovea::cli {
+
+namespace {
+
+constexpr int64_t kLatencyRuns = 200;
+
+// What a level is worth, and what it costs.
+struct Row {
+  std::string level;
+  Evaluation evaluation;
+  int64_t flops = 0;   // of one image
+  double latency = 0;  // of one image, in milliseconds
+};
+
+Row measure(Model& model, Split split, int64_t batch, const std::shared_ptr<ThreadPool>& pool,
+            const RunOptions& options) {
+  Row row;
+  row.level = options.level;
+  row.evaluation = model.evaluate(split, batch, pool, options);
+  Session session(model.compiled(model.inference(), options), std::make_shared<VariableStore>(),
+                  pool);
+  Execution& execution = session.prepare({{"B", 1}});
+  fill_inputs(execution, session.graph());
+  row.latency = latency_milliseconds(execution, kLatencyRuns);
+  for (const NodeReport& node : execution.reports()) row.flops += node.flops;
+  return row;
+}
+
+void print_as_json(const Model& model, const std::string& split, const RunOptions& options,
+                   const std::vector<Row>& rows) {
+  Json levels = Json::array();
+  for (const Row& row : rows) {
+    Json level = Json::object();
+    level.set("level", row.level)
+        .set("metrics", row.evaluation.metrics)
+        .set("flops_per_image", row.flops)
+        .set("latency_ms", row.latency)
+        .set("examples_per_second", row.evaluation.examples_per_second);
+    levels.push(std::move(level));
+  }
+  const Evaluation& asked = rows.back().evaluation;
+  Json out = Json::object();
+  out.set("task", model.kind().name)
+      .set("split", split)
+      .set("examples", asked.examples)
+      .set("level", rows.back().level)
+      .set("precision", options.precision)
+      .set("metrics", asked.metrics)
+      .set("examples_per_second", asked.examples_per_second)
+      .set("levels", std::move(levels));
+  print_json(out);
+}
+
+void print_as_table(const std::string& split, const std::vector<Row>& rows) {
+  size_t width = 5;
+  for (const Row& row : rows) width = std::max(width, row.level.size());
+  fmt::print("{:<{}}", "level", width);
+  for (const auto& metric : rows[0].evaluation.metrics) fmt::print("  {:>10}", metric.first);
+  fmt::print("  {:>14}  {:>12}  {:>10}\n", "FLOPs an image", "one image", "images/s");
+  for (const Row& row : rows) {
+    fmt::print("{:<{}}", row.level, width);
+    for (const auto& metric : row.evaluation.metrics) fmt::print("  {:>10.4f}", metric.second);
+    fmt::print("  {:>14}  {:>9.3f} ms  {:>10}\n", format_count(static_cast<double>(row.flops)),
+               row.latency, format_count(row.evaluation.examples_per_second));
+  }
+  fmt::print("{} images of {}\n", rows[0].evaluation.examples, split);
+}
+
+}  // namespace
 
 int eval_verb(const Call& call) {
   std::string path, split_name = "test";
   int64_t batch = 256, threads = 0;
+  RunOptions options;
   bool json = false;
-  Arguments arguments("eval", "Measures a trained model on the data set that its recipe names.");
+  Arguments arguments("eval",
+                      "Measures a trained model on the data set that its recipe names: how good it "
+                      "is, and what\nit costs. With --level, that level beside the full model; "
+                      "--level all shows every one.");
   arguments.positional("BUNDLE", path, "Folder of the model");
   arguments.option("--split", split_name, "NAME", "train, validation or test");
   arguments.option("--batch", batch, 1, 65536, "Images at a time");
+  add_run_options(arguments, options);
   add_threads(arguments, threads);
   arguments.flag("--json", json, "The result as JSON");
   if (!arguments.parse(call.arguments)) return 0;
 
   const Split split = split_named(split_name);
   Model model = Model::open_bundle(path);
-  const Evaluation result = model.evaluate(split, batch, make_pool(threads));
-  if (json) {
-    Json out = Json::object();
-    out.set("task", model.kind().name)
-        .set("split", split_name)
-        .set("examples", result.examples)
-        .set("metrics", result.metrics)
-        .set("examples_per_second", result.examples_per_second);
-    print_json(out);
-    return 0;
+  std::vector<std::string> names = {std::string(kFullLevel)};
+  if (options.level == "all") {
+    for (const LevelOptions& level : model.levels()) names.push_back(level.name);
+  } else if (model.level(options.level)) {
+    names.push_back(options.level);
   }
-  for (const auto& [name, value] : result.metrics) fmt::print("{:<16} {:.4f}\n", name, value);
-  fmt::print("{:<16} {} of {}\n", "images", result.examples, split_name);
-  fmt::print("{:<16} {}\n", "images a second", format_count(result.examples_per_second));
+  const std::shared_ptr<ThreadPool> pool = make_pool(threads);
+  std::vector<Row> rows;
+  for (const std::string& name : names)
+    rows.push_back(measure(model, split, batch, pool, {name, options.precision}));
+  if (json)
+    print_as_json(model, split_name, options, rows);
+  else
+    print_as_table(split_name, rows);
   return 0;
 }
 

@@ -5,7 +5,6 @@
 #include "cli/verbs.h"
 #include "fovea/graph/graph_text.h"
 #include "fovea/passes/pipeline.h"
-#include "fovea/runtime/compile.h"
 #include "fovea/train/step_graph.h"
 
 namespace fovea::cli {
@@ -29,23 +28,30 @@ int graph_verb(const Call& call) {
   std::string path;
   std::vector<std::string> disabled, overrides;
   bool train = false;
+  RunOptions run;
   Arguments arguments("graph",
                       "Prints a model's graph as text, before and after the passes, and what each "
                       "pass did.\nLines that start with '#' stand between the parts.");
   arguments.positional("BUNDLE|RECIPE", path, "Folder of a model, or a recipe");
   arguments.flag("--train", train, "The training step instead of the model");
+  add_run_options(arguments, run);
   arguments.repeated("--disable-pass", disabled, "NAME", "Leave out a pass; may be repeated");
   arguments.repeated("--set", overrides, "KEY=VALUE", "Change a value of the recipe");
+  run.precision.clear();  // what the recipe says
   if (!arguments.parse(call.arguments)) return 0;
 
   Model model = Model::open(path, overrides);
   std::vector<PassReport> reports;
   StepGraphs graphs;
   if (train) {
-    graphs = make_step(model.task(), model.train_options(), StepPart::whole, disabled, &reports);
+    TrainOptions options = model.train_options();
+    if (!run.precision.empty()) options.precision = precision_named(run.precision);
+    graphs =
+        make_step(model.task(), options,
+                  {.level = model.level(run.level), .disabled = disabled, .reports = &reports});
   } else {
     graphs.before = model.inference();
-    graphs.after = compile(graphs.before, {}, disabled, &reports);
+    graphs.after = model.compiled(graphs.before, run, disabled, &reports);
   }
   fmt::print("# before the passes: {} nodes\n{}", graphs.before.size(), print_graph(graphs.before));
   fmt::print("# after the passes: {} nodes\n{}", graphs.after.size(), print_graph(graphs.after));

@@ -40,12 +40,15 @@ std::vector<VerbGroup> verb_groups() {
       {"Make a model", {{"train", "RECIPE", "train a model as a recipe says", train_verb}}},
       {"Use a model",
        {{"predict", "BUNDLE FILE...", "name the classes of PNG and JPEG files", predict_verb},
-        {"eval", "BUNDLE", "measure a model on its data set", eval_verb}}},
+        {"eval", "BUNDLE", "measure a model, its levels too, on its data set", eval_verb},
+        {"export", "BUNDLE", "write a model as an ONNX file, for other runtimes", export_verb}}},
       {"Look inside",
        {{"profile", "BUNDLE|RECIPE", "show where time and memory go, node by node", profile_verb},
-        {"graph", "BUNDLE|RECIPE", "print the graph, before and after the passes", graph_verb}}},
+        {"graph", "BUNDLE|RECIPE", "print the graph, before and after the passes", graph_verb},
+        {"diff", "BUNDLE|RECIPE", "run in two ways, show where the results part", diff_verb}}},
       {"See what this machine can do",
-       {{"doctor", "", "processor, kernels, libraries, data sets", doctor_verb}}},
+       {{"bench", "attention|train|infer", "measure against other runtimes", bench_verb},
+        {"doctor", "", "processor, kernels, libraries, data sets", doctor_verb}}},
   };
 }
 

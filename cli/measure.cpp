@@ -72,6 +72,44 @@ Profile profile(Execution& execution, int64_t runs) {
   return result;
 }
 
+double add_trace(Execution& execution, const std::string& part, int64_t thread, double start,
+                 Json& events) {
+  execution.run_timed();
+  const std::vector<NodeReport> nodes = execution.reports();
+  double end = 0;
+  for (size_t i = 0; i < nodes.size(); ++i) {
+    const Execution::NodeTimes& t = execution.times()[i];
+    const double seconds = t.end - t.begin;
+    Json details = Json::object();
+    details.set("kernel", nodes[i].kernel)
+        .set("flops", nodes[i].flops)
+        .set("bytes", nodes[i].bytes)
+        .set("gflops_per_second",
+             seconds > 0 ? static_cast<double>(nodes[i].flops) / seconds / 1e9 : 0.0);
+    Json event = Json::object();
+    event.set("name", nodes[i].name)
+        .set("cat", nodes[i].op)
+        .set("ph", "X")
+        .set("ts", 1e6 * (start + t.begin))
+        .set("dur", 1e6 * seconds)
+        .set("pid", int64_t{1})
+        .set("tid", thread)
+        .set("args", std::move(details));
+    events.push(std::move(event));
+    end = t.end;
+  }
+  Json label = Json::object();
+  label.set("name", part);
+  Json name = Json::object();
+  name.set("name", "thread_name")
+      .set("ph", "M")
+      .set("pid", int64_t{1})
+      .set("tid", thread)
+      .set("args", std::move(label));
+  events.push(std::move(name));
+  return start + end;
+}
+
 double latency_milliseconds(Execution& execution, int64_t runs) {
   for (int i = 0; i < 20; ++i) execution.run();
   return median_run(execution, runs);

@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "cli/json.h"
 #include "fovea/runtime/session.h"
 
 namespace fovea::cli {
@@ -23,6 +24,12 @@ struct Profile {
 
 // After two runs to warm up.
 Profile profile(Execution& execution, int64_t runs);
+
+// The nodes of one run as the events of a Chrome trace (the "Trace Event Format", phase X; open it
+// with a trace viewer such as Perfetto). `thread` tells parts of a step apart, `start` is where the
+// run begins, in seconds; gives where it ended.
+double add_trace(Execution& execution, const std::string& part, int64_t thread, double start,
+                 Json& events);
 
 // Median of a run in milliseconds, after 20 to warm up.
 double latency_milliseconds(Execution& execution, int64_t runs);

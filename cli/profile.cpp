@@ -12,7 +12,7 @@
 #include "cli/measure.h"
 #include "cli/verbs.h"
 #include "fovea/base/progress.h"
-#include "fovea/runtime/compile.h"
+#include "fovea/formats/file.h"
 #include "fovea/train/step_graph.h"
 
 namespace fovea::cli {
@@ -171,10 +171,15 @@ struct Planned {
 };
 
 // The same parts as the trainer makes.
-std::vector<Planned> step_graphs(Model& model, const std::vector<std::string>& disabled) {
-  const TrainOptions& options = model.train_options();
+std::vector<Planned> step_graphs(Model& model, const RunOptions& run,
+                                 const std::vector<std::string>& disabled, int64_t batch) {
+  TrainOptions options = model.train_options();
+  if (!run.precision.empty()) options.precision = precision_named(run.precision);
+  options.batch = batch * options.accumulate;  // what the memory is planned for
   const auto step = [&](StepPart part) {
-    return make_step(model.task(), options, part, disabled).after;
+    return make_step(model.task(), options,
+                     {.part = part, .level = model.level(run.level), .disabled = disabled})
+        .after;
   };
   std::vector<Planned> all;
   if (options.accumulate == 1) {
@@ -186,6 +191,20 @@ std::vector<Planned> step_graphs(Model& model, const std::vector<std::string>& d
   return all;
 }
 
+// Some runs of all parts, one after another.
+void write_trace(const std::string& path, const Result& r,
+                 const std::vector<Execution*>& executions) {
+  constexpr int kRuns = 3;
+  Json events = Json::array();
+  double at = 0;
+  for (int run = 0; run < kRuns; ++run)
+    for (size_t i = 0; i < executions.size(); ++i)
+      at = add_trace(*executions[i], r.parts[i].name, static_cast<int64_t>(i), at, events);
+  Json trace = Json::object();
+  trace.set("displayTimeUnit", "ms").set("traceEvents", std::move(events));
+  write_file_atomically(path, trace.text());
+}
+
 }  // namespace
 
 int profile_verb(const Call& call) {
@@ -193,6 +212,8 @@ int profile_verb(const Call& call) {
   std::optional<int64_t> batch;
   int64_t threads = 0;
   std::vector<std::string> disabled, overrides;
+  RunOptions run;
+  run.precision.clear();  // what the recipe says
   bool json = false;
   r.runs = 20;
   Arguments arguments(
@@ -205,8 +226,12 @@ int profile_verb(const Call& call) {
   arguments.option("--batch", batch, 1, 65536,
                    "Images at a time [1; with --train, what the recipe says]");
   arguments.option("--runs", r.runs, 1, 1000000, "Runs to take the medians of");
+  add_run_options(arguments, run);
   arguments.repeated("--disable-pass", disabled, "NAME", "Leave out a pass; may be repeated");
   arguments.repeated("--set", overrides, "KEY=VALUE", "Change a value of the recipe");
+  std::string trace;
+  arguments.option("--trace", trace, "FILE",
+                   "Write some runs as a Chrome trace, for a trace viewer such as Perfetto");
   add_threads(arguments, threads);
   arguments.flag("--json", json, "The result as JSON");
   if (!arguments.parse(call.arguments)) return 0;
@@ -214,30 +239,34 @@ int profile_verb(const Call& call) {
   Model model = Model::open(r.path, overrides);
   const TrainOptions& options = model.train_options();
   std::vector<Planned> planned;
+  r.batch = batch.value_or(r.train ? model.train_options().batch / options.accumulate : 1);
   if (r.train) {
-    planned = step_graphs(model, disabled);
+    planned = step_graphs(model, run, disabled, r.batch);
     r.accumulate = model.train_options().accumulate;
   } else {
-    planned.push_back({"model", 1, compile(model.inference(), {}, disabled)});
+    planned.push_back({"model", 1, model.compiled(model.inference(), run, disabled)});
   }
-  r.batch = batch.value_or(r.train ? model.train_options().batch / options.accumulate : 1);
 
   const std::shared_ptr<ThreadPool> pool = make_pool(threads);
   r.threads = pool->threads();
   const std::shared_ptr<VariableStore> variables = model.variables();
+  const auto seed = static_cast<uint64_t>(options.seed);
   // All live until the end, as in training.
   std::vector<std::unique_ptr<Session>> sessions;
+  std::vector<Execution*> executions;
   for (Planned& part : planned) {
     sessions.push_back(std::make_unique<Session>(std::move(part.graph), variables, pool,
-                                                 static_cast<uint64_t>(options.seed)));
+                                                 SessionOptions{.seed = seed}));
     Execution& execution = sessions.back()->prepare({{"B", r.batch}});
     fill_inputs(execution, sessions.back()->graph());
+    executions.push_back(&execution);
     r.parts.push_back({part.name, part.times, profile(execution, r.runs)});
     r.arena += static_cast<int64_t>(execution.arena_bytes());
     r.values += static_cast<int64_t>(execution.values_bytes());
     r.total += static_cast<int64_t>(execution.total_bytes());
   }
   r.peak = peak_memory_bytes();
+  if (!trace.empty()) write_trace(trace, r, executions);
   if (json)
     print_as_json(r);
   else

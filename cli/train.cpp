@@ -115,7 +115,7 @@ Cost measure(const std::string& folder, const std::shared_ptr<ThreadPool>& pool)
   Cost cost;
   Model model = Model::open_bundle(folder);
   {
-    Session session(compile(model.inference()), model.variables(), pool);
+    Session session(model.compiled(model.inference(), {}), std::make_shared<VariableStore>(), pool);
     Execution& execution = session.prepare({{"B", 1}});
     fill_inputs(execution, session.graph());
     cost.latency_milliseconds = latency_milliseconds(execution, 200);

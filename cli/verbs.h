@@ -17,6 +17,9 @@ int eval_verb(const Call& call);
 int predict_verb(const Call& call);
 int profile_verb(const Call& call);
 int graph_verb(const Call& call);
+int diff_verb(const Call& call);
+int export_verb(const Call& call);
+int bench_verb(const Call& call);
 int doctor_verb(const Call& call);
 
 }  // namespace fovea::cli

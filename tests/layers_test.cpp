@@ -123,7 +123,10 @@ TEST(Layers, AnIncludeReachesAFileThatExists) {
   for (const File& file : read_all())
     for (auto& line : file.lines)
       if (const std::string path = included(line); !room_of(path).empty()) {
-        EXPECT_TRUE(fs::exists(fs::path(FOVEA_SOURCE_DIR) / path)) << file.path << ": " << path;
+        const fs::path header = fs::path(FOVEA_SOURCE_DIR) / path;
+        // x.h.in: CMake writes the header while it configures.
+        EXPECT_TRUE(fs::exists(header) || fs::exists(header.string() + ".in"))
+            << file.path << ": " << path;
       }
 }
 

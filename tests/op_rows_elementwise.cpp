@@ -1,6 +1,7 @@
-// Functions of one element, of two, select and cast.
+// Functions of one element, of two, select and cast, and chains of them.
 #include <cmath>
 
+#include "fovea/graph/elementwise_steps.h"
 #include "tests/op_harness.h"
 
 namespace fovea::harness {
@@ -237,6 +238,118 @@ void add_cast(std::vector<OpRow>& rows) {
                   .differentiable = {"x"}});
 }
 
+struct ChainInput {
+  std::string name;
+  DType dtype = DType::f32;  // bf16: given in f32 and rounded before
+  Shape shape;
+  Range range = {};
+};
+
+// A chain in one node. The op computes in f32 alone, so the reference is its decomposition in f64,
+// which is also what the gradient goes through.
+OpRow chain_row(std::string label, std::vector<ChainInput> inputs, std::vector<std::string> steps,
+                bool bf16 = false) {
+  OpRow row{
+      .op = "elementwise",
+      .label = std::move(label),
+      .build = [=](Graph& g, DType t) -> std::vector<Value> {
+        const bool reference = t == DType::f64;
+        std::vector<Value> registers;
+        for (const ChainInput& i : inputs) {
+          const bool narrow = i.dtype == DType::bf16;
+          Value v = ops::input(g, i.name, narrow || i.dtype == DType::f32 ? t : i.dtype, i.shape);
+          if (narrow && !reference) v = ops::cast(g, v, DType::bf16);
+          if (reference && i.dtype != DType::boolean) v = ops::cast(g, v, t);
+          registers.push_back(v);
+        }
+        if (!reference) {
+          const Value y = g.add("elementwise", registers,
+                                ElementwiseAttrs{steps, bf16 ? TypeChoice::bf16 : TypeChoice::f32});
+          return {ops::cast(g, y, t)};
+        }
+        for (const auto& step : parse_steps(steps, static_cast<int>(inputs.size()))) {
+          std::vector<Value> operands;
+          for (const int r : step.operands) operands.push_back(registers[static_cast<size_t>(r)]);
+          registers.push_back(g.add(step.op->name, operands));
+        }
+        return {registers.back()};
+      },
+      .tolerance = bf16 ? 2e-2 : 1e-5};
+  for (const ChainInput& i : inputs) {
+    if (i.dtype == DType::bf16) row.tolerance = 2e-2;
+    if (i.dtype == DType::bf16) row.ranges[i.name] = {-1, 1};
+    if (i.range.low != Range{}.low || i.range.high != Range{}.high) row.ranges[i.name] = i.range;
+  }
+  return row;
+}
+
+void add_chains(std::vector<OpRow>& rows) {
+  const auto f32 = [](std::string name, Shape shape, Range range = {}) {
+    return ChainInput{std::move(name), DType::f32, std::move(shape), range};
+  };
+  rows.push_back(chain_row("one_step", {f32("x", {3, 37})}, {"gelu 0"}));
+  rows.push_back(chain_row("short", {f32("x", {3, 37}), f32("y", {3, 37})},
+                           {"mul 0 1", "add 2 0", "tanh 3", "sub 4 1"}));
+  rows.back().differentiable = {"x", "y"};
+  rows.push_back(chain_row("large", {f32("x", {90, 701}), f32("y", {90, 701})},
+                           {"mul 0 1", "exp 2", "sigmoid 3", "sub 4 1"}));
+  rows.push_back(chain_row("scalars", {f32("x", {}, {0.1, 4}), f32("y", {})},
+                           {"sqrt 0", "mul 2 1", "max 3 0"}));
+  rows.push_back(
+      chain_row("row_and_column", {f32("x", {1, 37}), f32("y", {5, 1})}, {"mul 0 1", "silu 2"}));
+  rows.push_back(chain_row(
+      "broadcast", {f32("x", {2, 3, 5}), f32("row", {5}), f32("column", {3, 1}), f32("one", {})},
+      {"mul 0 1", "add 4 2", "max 5 3", "square 6"}));
+  rows.push_back(chain_row("broadcast_large",
+                           {f32("x", {33, 49, 64}), f32("row", {64}), f32("sample", {33, 1, 1})},
+                           {"sub 0 1", "mul 3 2", "gelu 4"}));
+  rows.push_back(chain_row("select",
+                           {f32("x", {4, 33}), f32("y", {33}), f32("zero", {}, {0, 0.5, 1})},
+                           {"greater 0 1", "is_finite 0", "logical_and 3 4", "select 5 0 2"}));
+  rows.push_back(chain_row("select_by_input",
+                           {{"mask", DType::boolean, {4, 1}}, f32("x", {4, 33}), f32("y", {33})},
+                           {"logical_not 0", "select 3 1 2", "mul 4 4"}));
+  rows.push_back(chain_row("comparisons",
+                           {f32("x", {99}, {-1, 1, 0.5}), f32("y", {99}, {-1, 1, 0.5})},
+                           {"equal 0 1", "less 0 1", "logical_or 2 3", "greater_equal 0 1",
+                            "not_equal 0 1", "logical_and 5 6", "logical_or 4 7", "select 8 0 1"}));
+  rows.push_back(chain_row("pixels",
+                           {{"x", DType::u8, {7, 29}}, f32("mean", {29}), f32("scale", {})},
+                           {"sub 0 1", "mul 3 2"}));
+  rows.push_back(chain_row("counts", {{"x", DType::i32, {51}, {-999, 999, 1}}, f32("y", {51})},
+                           {"mul 0 1", "add 2 0"}));
+  rows.push_back(chain_row("bf16_in", {{"x", DType::bf16, {5, 77}}, {"y", DType::bf16, {77}}},
+                           {"mul 0 1", "exp 2", "neg 3"}));
+  rows.push_back(
+      chain_row("bf16_out", {f32("x", {5, 77}), f32("y", {5, 1})}, {"mul 0 1", "tanh 2"}, true));
+  rows.push_back(chain_row("bf16_all_large",
+                           {{"x", DType::bf16, {90, 701}}, {"y", DType::bf16, {701}}},
+                           {"add 0 1", "gelu 2", "mul 3 0"}, true));
+  rows.push_back(chain_row("gradients", {f32("x", {3, 41}), f32("dy", {3, 41})},
+                           {"gelu_grad 0 1", "silu_grad 0 2", "relu_grad 0 3"}));
+  rows.push_back(
+      chain_row("one_input_often", {f32("x", {45})}, {"add 0 0", "mul 1 1", "sub 2 0", "mul 3 0"}));
+  rows.push_back(chain_row("empty", {f32("x", {0, 5}), f32("y", {5})}, {"add 0 1", "exp 2"}));
+  // As many inputs and steps as fuse_elementwise makes.
+  std::vector<ChainInput> inputs;
+  std::vector<std::string> steps;
+  for (int i = 0; i < 12; ++i) inputs.push_back(f32("x" + std::to_string(i), {3, i % 2 ? 1 : 19}));
+  for (int i = 0; i < 24; ++i)
+    steps.push_back(i < 11 ? "add " + std::to_string(i ? 11 + i : 0) + " " + std::to_string(i + 1)
+                           : "sin " + std::to_string(11 + i));
+  rows.push_back(chain_row("long", inputs, steps));
+  // Every function there is, each on the input.
+  for (std::string_view op :
+       {"neg", "abs", "exp", "log", "sqrt", "rsqrt", "tanh", "sigmoid", "relu", "silu", "gelu",
+        "square", "reciprocal", "erf", "sin", "cos", "sign", "floor"})
+    rows.push_back(chain_row("step_" + std::string(op), {f32("x", {3, 37}, {0.3, 4})},
+                             {std::string(op) + " 0", "neg 1"}));
+  for (std::string_view op : {"add", "sub", "mul", "div", "max", "min", "pow"})
+    rows.push_back(chain_row("step_" + std::string(op),
+                             {f32("x", {3, 37}, {0.3, 3}), f32("y", {37}, {0.3, 3})},
+                             {std::string(op) + " 0 1", "neg 2"}));
+}
+
 }  // namespace
 
 std::vector<OpRow> elementwise_rows() {
@@ -245,6 +358,7 @@ std::vector<OpRow> elementwise_rows() {
   add_binary(rows);
   add_select(rows);
   add_cast(rows);
+  add_chains(rows);
   return rows;
 }
 

@@ -130,12 +130,93 @@ void add_norms(std::vector<OpRow>& rows) {
   }
 }
 
+// What a norm may be asked for besides its result.
+struct Asked {
+  bool residual = false, stats = false, bf16 = false;
+};
+
+Value asked_norm(Graph& g, DType t, const std::string& op, const Case& c, Asked asked) {
+  std::vector<Value> in = {ops::input(g, "x", t, c.shape)};
+  if (asked.residual) in.push_back(ops::input(g, "residual", t, c.shape));
+  in.push_back(ops::input(g, "weight", t, {c.shape.back()}));
+  if (op == "layer_norm") in.push_back(ops::input(g, "bias", t, {c.shape.back()}));
+  NormAttrs attrs{.eps = c.eps, .stats = asked.stats, .residual = asked.residual};
+  if (asked.bf16 && t == DType::f32) attrs.out = TypeChoice::bf16;
+  return g.add(op, in, attrs);
+}
+
+// All outputs of the node, those in bf16 as f32, which the harness reads.
+std::vector<Value> readable_outputs(Graph& g, Value v) {
+  std::vector<Value> outputs;
+  const size_t count = g.node(v).types.size();
+  for (size_t i = 0; i < count; ++i) {
+    const Value output{v.node, static_cast<int32_t>(i)};
+    outputs.push_back(g.type(output).dtype == DType::bf16 ? ops::cast(g, output, DType::f32)
+                                                          : output);
+  }
+  return outputs;
+}
+
+OpRow asked_norm_row(const std::string& op, const Case& c, Asked asked) {
+  OpRow row{.op = op,
+            .label = c.label + (asked.residual ? "_residual" : "") + (asked.stats ? "_stats" : "") +
+                     (asked.bf16 ? "_bf16" : ""),
+            .build = [=](Graph& g, DType t) -> std::vector<Value> {
+              return readable_outputs(g, asked_norm(g, t, op, c, asked));
+            },
+            .ranges = {{"x", c.range}},
+            .tolerance = asked.bf16 ? 2e-2 : 1e-5};
+  if (c.gradient && asked.residual && !asked.bf16) {
+    row.differentiable = {"x", "residual", "weight"};
+    if (op == "layer_norm") row.differentiable.push_back("bias");
+    row.seeds = {0, 1};
+  }
+  return row;
+}
+
+// The gradient on what the forward gave; dy as it comes from a bf16 product, if asked for.
+OpRow norm_grad_row(const std::string& op, const Case& c, bool add, bool bf16) {
+  const bool layer = op == "layer_norm";
+  return {.op = op + "_grad",
+          .label = c.label + (add ? "_add" : "") + (bf16 ? "_bf16" : ""),
+          .build = [=](Graph& g, DType t) -> std::vector<Value> {
+            const Value y = asked_norm(g, t, op, c, {.stats = true});
+            std::vector<Value> in = {g.node(y).inputs[0], g.node(y).inputs[1], {y.node, 1}};
+            if (layer) in.push_back({y.node, 2});
+            Value dy = ops::input(g, "dy", t, c.shape);
+            if (bf16 && t == DType::f32) dy = ops::cast(g, dy, DType::bf16);
+            in.push_back(dy);
+            if (add) in.push_back(ops::input(g, "added", t, c.shape));
+            return readable_outputs(g, g.add(op + "_grad", in, NormGradAttrs{.add = add}));
+          },
+          // The sums over the rows grow with their number, and the rounding with them.
+          .ranges = {{"x", c.range}, {"dy", {-0.2, 0.2}}},
+          .tolerance = bf16 ? 2e-2 : 2e-5};
+}
+
+void add_asked_norms(std::vector<OpRow>& rows) {
+  for (const std::string op : {"layer_norm", "rms_norm"}) {
+    for (const Case& c : {Case{"one_row", {1, 50}}, Case{"odd", {2, 3, 37}},
+                          Case{"many_rows", {500, 64}, {}, 1e-5, false}})
+      for (const bool bf16 : {false, true})
+        for (const bool stats : {false, true})
+          for (const bool residual : {false, true})
+            if (bf16 || residual) rows.push_back(asked_norm_row(op, c, {residual, stats, bf16}));
+    for (const Case& c :
+         {Case{"one_row", {1, 50}}, Case{"odd", {2, 3, 37}}, Case{"many_rows", {500, 64}}})
+      for (const bool bf16 : {false, true})
+        for (const bool add : {false, true})
+          if (bf16 || add) rows.push_back(norm_grad_row(op, c, add, bf16));
+  }
+}
+
 }  // namespace
 
 std::vector<OpRow> norm_rows() {
   std::vector<OpRow> rows;
   add_softmax(rows);
   add_norms(rows);
+  add_asked_norms(rows);
   return rows;
 }
 

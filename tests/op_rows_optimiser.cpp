@@ -93,6 +93,70 @@ OpRow sgd_row(std::string label, Shape shape, SgdAttrs attrs, double factor = NA
   return row;
 }
 
+// One node for weights of several shapes gives each what a node of its own gives it.
+OpRow adamw_of_many_row(std::string label, std::vector<Shape> shapes, double factor) {
+  const AdamwAttrs attrs{.weight_decay = 0.02};
+  OpRow row{.op = "adamw",
+            .label = std::move(label),
+            .build = [=](Graph& g, DType t) -> std::vector<Value> {
+              std::vector<Value> in;
+              for (size_t i = 0; i < shapes.size(); ++i)
+                for (const char* part : {"w", "g", "m", "v"})
+                  in.push_back(ops::input(g, part + std::to_string(i), t, shapes[i]));
+              in.push_back(ops::input(g, "lr", DType::f32, {}));
+              in.push_back(ops::input(g, "step", DType::i32, {}));
+              in.push_back(ops::constant(g, factor, DType::f32));
+              const Value y = g.add("adamw", in, attrs);
+              std::vector<Value> outputs;
+              for (size_t i = 0; i < 3 * shapes.size(); ++i)
+                outputs.push_back({y.node, static_cast<int32_t>(i)});
+              return outputs;
+            },
+            .ranges = ranges()};
+  for (size_t i = 0; i < shapes.size(); ++i) row.ranges["v" + std::to_string(i)] = {0.01, 1};
+  row.expected = [=](const NumbersByName& in) {
+    std::vector<Numbers> all;
+    for (size_t n = 0; n < shapes.size(); ++n) {
+      const auto part = [&](const char* name) { return in.at(name + std::to_string(n)); };
+      Numbers w = part("w"), m = part("m"), v = part("v");
+      const double lr = in.at("lr")[0], t = in.at("step")[0];
+      for (size_t i = 0; i < w.size() && std::isfinite(factor); ++i) {
+        const double g = factor * part("g")[i];
+        m[i] = attrs.beta1 * m[i] + (1 - attrs.beta1) * g;
+        v[i] = attrs.beta2 * v[i] + (1 - attrs.beta2) * g * g;
+        const double first = m[i] / (1 - std::pow(attrs.beta1, t));
+        const double second = v[i] / (1 - std::pow(attrs.beta2, t));
+        w[i] -= lr * (first / (std::sqrt(second) + attrs.eps) + attrs.weight_decay * w[i]);
+      }
+      all.insert(all.end(), {w, m, v});
+    }
+    return all;
+  };
+  return row;
+}
+
+// The sum of the squares of all elements of all inputs.
+OpRow sum_squares_row(std::string label, std::vector<Shape> shapes, bool gradient) {
+  OpRow row{.op = "sum_squares",
+            .label = std::move(label),
+            .build = [=](Graph& g, DType t) -> std::vector<Value> {
+              std::vector<Value> in;
+              for (size_t i = 0; i < shapes.size(); ++i)
+                in.push_back(ops::input(g, "x" + std::to_string(i), t, shapes[i]));
+              return {g.add("sum_squares", in)};
+            },
+            .expected =
+                [](const NumbersByName& in) {
+                  double sum = 0;
+                  for (auto& [name, numbers] : in)
+                    for (const double x : numbers) sum += x * x;
+                  return std::vector<Numbers>{{sum}};
+                }};
+  for (size_t i = 0; i < shapes.size() && gradient; ++i)
+    row.differentiable.push_back("x" + std::to_string(i));
+  return row;
+}
+
 }  // namespace
 
 std::vector<OpRow> optimiser_rows() {
@@ -101,6 +165,12 @@ std::vector<OpRow> optimiser_rows() {
       adamw_row("decay", {41}, {.beta1 = 0.8, .beta2 = 0.95, .eps = 1e-6, .weight_decay = 0.05}),
       adamw_row("large", {300, 401}, {.weight_decay = 0.01}, 1),
       adamw_row("factor_that_is_not_finite", {2, 9}, {.weight_decay = 0.05}, INFINITY),
+      adamw_of_many_row("several", {{3, 7}, {41}, {}, {2, 3, 5}}, 0.5),
+      adamw_of_many_row("several_large", {{300, 401}, {64}, {1}, {129, 127}}, 0.25),
+      adamw_of_many_row("several_with_a_factor_that_is_not_finite", {{5}, {3, 3}}, NAN),
+      sum_squares_row("one", {{7}}, true),
+      sum_squares_row("several", {{3, 5}, {}, {2, 3, 4}}, true),
+      sum_squares_row("large", {{300, 401}, {64}, {129, 127}}, false),
       sgd_row("plain", {3, 7}, {}),
       sgd_row("momentum", {41}, {.momentum = 0.9}),
       sgd_row("decay", {41}, {.momentum = 0.9, .weight_decay = 0.05}),

@@ -6,6 +6,8 @@
 #include "fovea/graph/op_attrs.h"
 #include "fovea/graph/ops.h"
 #include "fovea/passes/differentiate.h"
+#include "fovea/passes/fuse_cross_entropy.h"
+#include "fovea/passes/memory_plan.h"
 #include "fovea/runtime/compile.h"
 #include "tests/equality.h"
 
@@ -245,6 +247,301 @@ TEST(PassesEquality, HeadsThatALevelDropsGiveZeros) {
     const bool kept = i % static_cast<size_t>(kWidth) < static_cast<size_t>(kHeadSize);
     EXPECT_EQ(few[i], kept ? all[i] : 0) << i;
   }
+}
+
+// ---- The passes that fuse, cut, round and compute again, each against the graph without it.
+
+Graph without(const Graph& g, const std::string& pass, const PassContext& context) {
+  const std::string disabled[] = {pass};
+  return compile(g, context, disabled);
+}
+
+int count_fused(const Graph& g, Activation activation) {
+  int count = 0;
+  for (int id = 0; id < g.size(); ++id) {
+    const Attrs& attrs = g.node(id).attrs;
+    if (attrs.holds<LinearAttrs>()) count += attrs.get<LinearAttrs>().activation == activation;
+    if (attrs.holds<LinearGradInputAttrs>())
+      count += attrs.get<LinearGradInputAttrs>().activation == activation;
+  }
+  return count;
+}
+
+TEST(PassesEquality, FusedProductsKeepNumbersAndGradients) {
+  for (const std::string activation : {"relu", "silu", "gelu"}) {
+    SCOPED_TRACE(activation);
+    Graph g;
+    const Value x = ops::input(g, "x", DType::f32, {Size::symbol("B"), 7, 10});
+    const Value n = ops::layer_norm(g, "norm", x);
+    const Value h = ops::unary(g, activation, ops::linear(g, "up", n, 13));
+    const Value y = ops::add(g, x, ops::linear(g, "down", h, 10, false));
+    g.set_output("y", y);
+    g.set_output("loss", mean_square(g, ops::linear(g, "out", y, 3)));
+    const auto context = with_gradients();
+    const Graph plain = compile_with(g, {"differentiate"}, context);
+    const Graph fused =
+        compile_with(g, {"fuse_linear", "differentiate", "fuse_gradients"}, context);
+    const auto kind = activation == "relu"   ? Activation::relu
+                      : activation == "silu" ? Activation::silu
+                                             : Activation::gelu;
+    EXPECT_EQ(count_fused(plain, kind), 0);
+    EXPECT_EQ(count_fused(fused, kind), 2);  // one forward, one backward
+    EXPECT_EQ(count_ops(fused, activation) + count_ops(fused, activation + "_grad"), 0);
+    EXPECT_LT(count_ops(fused, "add"), count_ops(plain, "add"));
+    const Options options{.sizes = {{"B", 11}}};
+    const auto expected = run(plain, options);
+    expect_close(run(fused, options), expected, 1e-5);
+    expect_close(run(compile(g, context), options), expected, 1e-5);
+  }
+}
+
+TEST(PassesEquality, JoinedProjectionsKeepNumbersAndGradients) {
+  for (bool causal : {false, true}) {
+    const Graph g = attention_as_op(causal);
+    const auto context = with_gradients();
+    const Graph plain = compile_with(g, {"differentiate"}, context);
+    const Graph joined = compile_with(g, {"join_projections", "differentiate"}, context);
+    EXPECT_EQ(count_ops(plain, "linear"), 4);
+    EXPECT_EQ(count_ops(joined, "linear"), 2);
+    EXPECT_EQ(count_ops(joined, "linear_grad_weight"), 2);
+    const Options options{.sizes = {{"B", 3}, {"T", 13}}};
+    expect_close(run(joined, options), run(plain, options), 1e-5);
+  }
+}
+
+TEST(PassesEquality, NarrowedHeadsKeepNumbersAndGradients) {
+  for (int64_t kept : {1, 2}) {
+    const Graph g = attention_as_op(true, kept);
+    const auto context = with_gradients();
+    const Graph plain = compile_with(g, {"differentiate"}, context);
+    const Graph narrow = compile_with(g, {"narrow_heads", "differentiate"}, context);
+    EXPECT_EQ(count_ops(plain, "slice"), 0);
+    EXPECT_GT(count_ops(narrow, "slice"), 0);
+    const Options options{.sizes = {{"B", 2}, {"T", 9}}};
+    const auto expected = run(plain, options);
+    expect_close(run(narrow, options), expected, 1e-5);
+    expect_close(run(compile(g, context), options), expected, 1e-5);
+    EXPECT_LT(graph_cost(specialise(narrow, options.sizes)).flops.constant(),
+              graph_cost(specialise(plain, options.sizes)).flops.constant());
+  }
+}
+
+// Dropout keeps the sums out of the products, so that the norms can have them.
+Graph dropped_blocks(int blocks, bool rms) {
+  Graph g;
+  Value x = ops::input(g, "x", DType::f32, {Size::symbol("B"), 5, 12});
+  const Value rng = ops::input(g, "rng", DType::i32, {3});
+  for (int i = 0; i < blocks; ++i) {
+    const Graph::Scope scope(g, "block" + std::to_string(i));
+    const Value gain = ops::weight(g, "gain", {12}, 0.5);
+    const Value n = rms ? ops::rms_norm(g, x, gain) : ops::layer_norm(g, "norm", x);
+    const Value h = ops::gelu(g, ops::linear(g, "up", n, 24));
+    x = ops::add(g, x, ops::dropout(g, ops::linear(g, "down", h, 12), rng, 0.2, "drop"));
+  }
+  g.set_output("y", x);
+  g.set_output("loss", mean_square(g, ops::linear(g, "out", x, 3)));
+  return g;
+}
+
+TEST(PassesEquality, NormsWithTheirSumsKeepNumbersAndGradients) {
+  for (bool rms : {false, true}) {
+    const Graph g = dropped_blocks(3, rms);
+    const auto context = with_gradients();
+    const Graph plain = without(g, "fuse_norm", context), fused = compile(g, context);
+    EXPECT_EQ(count_ops(fused, "add"), count_ops(plain, "add") - 2);
+    const Options options{.sizes = {{"B", 6}}};
+    expect_close(run(fused, options), run(plain, options), 1e-5);
+    expect_close(run(fused, options), run(compile_with(g, {"differentiate"}, context), options),
+                 1e-5);
+  }
+}
+
+TEST(PassesEquality, ChainsInOneNodeKeepNumbersAndGradients) {
+  const Graph g = small_transformer();
+  const auto context = with_gradients();
+  const Graph plain = without(g, "fuse_elementwise", context), fused = compile(g, context);
+  EXPECT_EQ(count_ops(plain, "elementwise"), 0);
+  EXPECT_GE(count_ops(fused, "elementwise"), 2);
+  EXPECT_LT(fused.size(), plain.size());
+  const Options options{.sizes = {{"B", 5}}};
+  expect_close(run(fused, options), run(plain, options), 1e-5);
+}
+
+// Labels from -1 to 2, so that some rows have none.
+Graph loss_by_hand(bool selected, bool logarithm) {
+  Graph g;
+  const Size b = Size::symbol("B");
+  const Value x = ops::input(g, "x", DType::f32, {b, 6});
+  const Value logits = ops::linear(g, "head", x, 4);
+  const Value labels =
+      ops::sub(g, ops::input(g, "labels", DType::i32, {b}), ops::constant(g, 1, DType::i32));
+  const Value log_p =
+      logarithm ? ops::unary(g, "log", ops::softmax(g, logits)) : ops::log_softmax(g, logits);
+  const Value hit =
+      ops::binary(g, "equal", ops::iota(g, DType::i32, {4}, 0), ops::reshape(g, labels, {b, 1}));
+  const Value chosen = selected ? ops::select(g, hit, log_p, ops::constant(g, 0))
+                                : ops::mul(g, log_p, ops::cast(g, hit, DType::f32));
+  const Value losses = ops::unary(g, "neg", ops::reduce_sum(g, chosen, {-1}));
+  g.set_output("losses", losses);
+  g.set_output("loss", ops::reduce_mean(g, losses, {0}));
+  return g;
+}
+
+TEST(PassesEquality, ALossByHandIsFusedAndKeepsNumbersAndGradients) {
+  for (bool selected : {false, true})
+    for (bool logarithm : {false, true}) {
+      const Graph g = loss_by_hand(selected, logarithm);
+      Graph fused = fuse_cross_entropy(g, {});
+      EXPECT_EQ(count_ops(fused, "cross_entropy"), 1);
+      EXPECT_EQ(count_ops(fused, "log_softmax") + count_ops(fused, "softmax"), 0);
+      const auto context = with_gradients();
+      const Options options{.sizes = {{"B", 40}}};
+      const auto expected = run(compile_with(g, {"differentiate"}, context), options);
+      expect_close(run(compile_with(fused, {"differentiate"}, context), options), expected, 1e-5);
+      expect_close(run(compile(g, context), options), expected, 1e-5);
+    }
+}
+
+// The variables of a run as `freeze` wants them.
+PassContext frozen(const Graph& g, const equality::Result& result) {
+  std::map<std::string, HostTensorPtr> weights;
+  for (auto& [name, bytes] : result.variables) {
+    auto tensor = std::make_shared<HostTensor>();
+    const ValueType& type = g.type({g.find(name), 0});
+    tensor->dtype = type.dtype;
+    for (const Size& n : type.shape) tensor->shape.push_back(n.constant());
+    tensor->bytes = bytes;
+    weights[name] = std::move(tensor);
+  }
+  PassContext context;
+  context.weights = [weights](const std::string& name) -> HostTensorPtr {
+    const auto it = weights.find(name);
+    return it == weights.end() ? nullptr : it->second;
+  };
+  return context;
+}
+
+TEST(PassesEquality, FrozenWeightsKeepTheNumbers) {
+  const Graph g = small_transformer();
+  for (bool bf16 : {false, true}) {
+    const Options options{.sizes = {{"B", 5}}};
+    PassContext context;
+    context.bf16 = bf16;
+    auto expected = run(compile(g, context), options);
+    PassContext cold = frozen(g, run(compile_with(g, {}), options));
+    cold.bf16 = bf16;
+    const Graph constant = compile(g, cold);
+    EXPECT_EQ(count_ops(constant, "variable"), 0);
+    // The weights are joined and rounded once, not at each run.
+    EXPECT_EQ(count_ops(constant, "concat"), 0);
+    expected.variables.clear();
+    expect_close(run(constant, options), expected, 1e-5);
+  }
+}
+
+// The distance of the outputs as a share of their norm.
+double distance(const equality::Result& got, const equality::Result& expected,
+                const std::string& name) {
+  const auto g = equality::numbers(got.outputs.at(name)),
+             e = equality::numbers(expected.outputs.at(name));
+  double off = 0, norm = 0;
+  for (size_t i = 0; i < e.size(); ++i) {
+    EXPECT_TRUE(std::isfinite(g[i])) << name << " at " << i;
+    off += (g[i] - e[i]) * (g[i] - e[i]);
+    norm += e[i] * e[i];
+  }
+  return std::sqrt(off / std::max(norm, 1e-20));
+}
+
+TEST(PassesEquality, Bf16KeepsNumbersAndGradientsWithinAFewPercent) {
+  const std::pair<Graph, Options> all[] = {
+      {dropped_blocks(3, false), {.sizes = {{"B", 40}}}},
+      {dropped_blocks(3, true), {.sizes = {{"B", 40}}}},
+      {attention_as_op(true), {.sizes = {{"B", 9}, {"T", 17}}}},
+      {small_transformer(), {.sizes = {{"B", 16}}}},
+  };
+  for (auto& [g, options] : all) {
+    auto context = with_gradients();
+    const auto expected = run(compile(g, context), options);
+    context.bf16 = true;
+    const Graph mixed = compile(g, context);
+    EXPECT_GT(count_ops(mixed, "cast"), 0);
+    const auto got = run(mixed, options);
+    for (auto& [name, tensor] : expected.outputs)
+      EXPECT_LT(distance(got, expected, name), 0.04) << name;
+    // It is not f32 by another name.
+    EXPECT_GT(distance(got, expected, "loss"), 0);
+    expect_same_bits(run(mixed, {.sizes = options.sizes, .threads = 3}), got);
+  }
+}
+
+TEST(PassesEquality, OneProductInBf16IsOneCastOfItsWeight) {
+  Level level{"narrow", {{"up", {{"compute", "bf16"}}}}};
+  Graph g;
+  const Value x = ops::input(g, "x", DType::f32, {Size::symbol("B"), 16});
+  g.set_output("y", ops::linear(g, "down", ops::gelu(g, ops::linear(g, "up", x, 32)), 8));
+  const Options options{.sizes = {{"B", 30}}};
+  const auto expected = run(compile(g), options);
+  PassContext context;
+  context.level = &level;
+  const Graph mixed = compile(g, context);
+  EXPECT_EQ(count_ops(mixed, "cast"), 1);
+  const auto got = run(mixed, options);
+  EXPECT_LT(distance(got, expected, "y"), 0.02);
+  EXPECT_GT(distance(got, expected, "y"), 0);
+}
+
+size_t arena_of(const Graph& g, const SizeBindings& sizes) {
+  return plan_memory(specialise(g, sizes)).arena_bytes;
+}
+
+TEST(PassesEquality, RecomputingChangesNoBit) {
+  for (bool bf16 : {false, true})
+    for (int which : {0, 1}) {
+      const Graph g = which ? small_transformer() : dropped_blocks(4, false);
+      const Options options{.sizes = {{"B", 200}}, .threads = 2};
+      auto context = with_gradients();
+      context.bf16 = bf16;
+      context.sizes = options.sizes;
+      const Graph plain = compile(g, context);
+      const size_t all = arena_of(plain, options.sizes);
+      context.memory_bytes = all * 75 / 100;
+      const Graph lean = compile(g, context);
+      EXPECT_GT(lean.size(), plain.size());
+      EXPECT_LE(arena_of(lean, options.sizes), context.memory_bytes);
+      expect_same_bits(run(lean, options), run(plain, options));
+    }
+}
+
+TEST(PassesEquality, RecomputingChangesNoBitOfThreeStepsOfTraining) {
+  const Graph g = dropped_blocks(4, true);
+  const Options options{.sizes = {{"B", 200}}, .steps = 3};
+  auto context = with_gradients();
+  context.sizes = options.sizes;
+  context.optimiser = [](const Graph& differentiated) {
+    Graph step = differentiated;
+    const Value rate = ops::constant(step, 0.1), factor = ops::constant(step, 1);
+    for (auto& [name, gradient] : differentiated.outputs()) {
+      if (!name.starts_with(kGradientPrefix)) continue;
+      const Value weight{step.find(name.substr(kGradientPrefix.size())), 0};
+      const Value momentum =
+          ops::variable(step, "momentum." + step.node(weight).name,
+                        {.type = step.type(weight), .kind = VariableKind::state, .source = {}});
+      const Value now =
+          step.add("sgd", {weight, gradient, momentum, rate, factor}, SgdAttrs{0.9, 0});
+      step.update(weight, now);
+      step.update(momentum, {now.node, 1});
+      step.remove_output(name);
+    }
+    return step;
+  };
+  const Graph plain = compile(g, context);
+  context.memory_bytes = arena_of(plain, options.sizes) * 65 / 100;
+  const Graph lean = compile(g, context);
+  EXPECT_GT(lean.size(), plain.size());
+  const auto expected = run(plain, options);
+  EXPECT_GE(expected.variables.size(), 2u * 4u * 5u);
+  expect_same_bits(run(lean, options), expected);
 }
 
 TEST(PassesEquality, ThreadsChangeNoBitOfATrainingStep) {

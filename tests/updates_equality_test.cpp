@@ -254,6 +254,45 @@ TEST(Updates, ThreeStepsOfAdamwAreThoseOfTheFormula) {
   }
 }
 
+TEST(Updates, AdamwOfSeveralWeightsIsAdamwOfEach) {
+  Steps together, apart;
+  for (Steps* s : {&together, &apart}) {
+    Graph& g = s->graph;
+    std::vector<Value> inputs, variables;
+    const Floats initial[] = {{1, -2, 3}, {0.5f}, {4, 5, -6, 7, 8}};
+    const Value rate = ops::constant(g, 0.05), now = ops::constant(g, 2, DType::i32),
+                factor = ops::constant(g, 0.5);
+    const auto step = [&](const std::vector<Value>& of) {
+      std::vector<Value> in = of;
+      in.insert(in.end(), {rate, now, factor});
+      return g.add("adamw", in, AdamwAttrs{.weight_decay = 0.1});
+    };
+    for (size_t i = 0; i < 3; ++i) {
+      const std::string n = std::to_string(i);
+      const Value w = s->variable("w" + n, initial[i]),
+                  m = s->variable("m" + n, Floats(initial[i].size(), 0.25f)),
+                  v = s->variable("v" + n, Floats(initial[i].size(), 0.125f));
+      const std::vector<Value> in = {w, ops::unary(g, "square", w), m, v};
+      inputs.insert(inputs.end(), in.begin(), in.end());
+      variables.insert(variables.end(), {w, m, v});
+      if (s == &together) continue;
+      const Value u = step(in);
+      for (int part = 0; part < 3; ++part)
+        g.update(variables[3 * i + static_cast<size_t>(part)], {u.node, part});
+    }
+    if (s == &together) {
+      const Value u = step(inputs);
+      for (size_t i = 0; i < variables.size(); ++i)
+        g.update(variables[i], {u.node, static_cast<int32_t>(i)});
+    }
+    s->run(3);
+  }
+  for (const std::string part : {"w", "m", "v"})
+    for (const std::string n : {"0", "1", "2"})
+      EXPECT_EQ(together.get(part + n), apart.get(part + n)) << part << n;
+  EXPECT_NE(together.get("w1"), (Floats{0.5f}));
+}
+
 TEST(Updates, AStepWhoseFactorIsNotFiniteLeavesWeightAndMoments) {
   Steps s;
   Graph& g = s.graph;

@@ -37,9 +37,15 @@ thread_local Place place;
 }  // namespace
 
 struct ThreadPool::State {
+  // A helper enters a job while it is open, and the caller waits only for those that have entered:
+  // one that the system has not woken in time is not missed.
+  static constexpr uint64_t kOpen = uint64_t{1} << 31;
+  static constexpr uint64_t kActive = kOpen - 1;
+
   std::mutex caller;                // one job at a time
   std::atomic<uint32_t> ticket{0};  // a new value means a new job, or the end
-  std::atomic<int> working{0};      // helpers that have not finished the job yet
+  std::atomic<uint64_t> job{0};     // its ticket << 32, kOpen, and the helpers that are in it
+  std::atomic<uint32_t> left{0};    // how often a helper has left a job
   std::atomic<int64_t> next{0};
   std::atomic<bool> stop{false};
   int64_t blocks = 0;
@@ -65,8 +71,37 @@ struct ThreadPool::State {
       ticket.wait(seen, std::memory_order_acquire);
       seen = ticket.load(std::memory_order_acquire);
       if (stop.load(std::memory_order_relaxed)) return;
+      if (!enter(seen)) continue;
       work(worker);
-      if (working.fetch_sub(1, std::memory_order_acq_rel) == 1) working.notify_one();
+      job.fetch_sub(1, std::memory_order_release);
+      left.fetch_add(1, std::memory_order_release);
+      left.notify_one();
+    }
+  }
+
+  bool enter(uint32_t number) {
+    uint64_t now = job.load(std::memory_order_acquire);
+    while ((now >> 32) == number && (now & kOpen))
+      if (job.compare_exchange_weak(now, now + 1, std::memory_order_acq_rel)) return true;
+    return false;
+  }
+
+  // The caller's part: a job for all, and its end.
+  void open() {
+    next.store(0, std::memory_order_relaxed);
+    const uint32_t number = ticket.load(std::memory_order_relaxed) + 1;
+    job.store(uint64_t{number} << 32 | kOpen, std::memory_order_release);
+    ticket.store(number, std::memory_order_release);
+    ticket.notify_all();
+  }
+  void close() {
+    job.fetch_and(~kOpen, std::memory_order_acq_rel);
+    const auto busy = [&] { return (job.load(std::memory_order_acquire) & kActive) != 0; };
+    for (int i = 0; i < kSpins && busy(); ++i) relax();
+    for (;;) {
+      const uint32_t before = left.load(std::memory_order_acquire);
+      if (!busy()) return;
+      left.wait(before, std::memory_order_acquire);
     }
   }
 };
@@ -105,13 +140,9 @@ void ThreadPool::run(int64_t blocks, void* body, Invoke invoke) noexcept {
   s.blocks = blocks;
   s.body = body;
   s.invoke = invoke;
-  s.next.store(0, std::memory_order_relaxed);
-  s.working.store(threads_ - 1, std::memory_order_relaxed);
-  s.ticket.fetch_add(1, std::memory_order_release);
-  s.ticket.notify_all();
+  s.open();
   s.work(0);
-  for (int i = 0; i < kSpins && s.working.load(std::memory_order_acquire) != 0; ++i) relax();
-  for (int left; (left = s.working.load(std::memory_order_acquire)) != 0;) s.working.wait(left);
+  s.close();
 }
 
 }  // namespace fovea

@@ -43,8 +43,8 @@ std::span<const Op* const> all_ops() {
   static const std::vector<const Op*> table = [] {
     std::vector<const Op*> rows;
     for (const auto family :
-         {source_ops(), elementwise_ops(), shape_ops(), reduce_ops(), product_ops(), norm_ops(),
-          attention_ops(), conv_ops(), index_ops(), loss_ops(), optimiser_ops()})
+         {source_ops(), elementwise_ops(), chain_ops(), shape_ops(), reduce_ops(), product_ops(),
+          norm_ops(), attention_ops(), conv_ops(), index_ops(), loss_ops(), optimiser_ops()})
       for (const Op& op : family) rows.push_back(&op);
     std::sort(rows.begin(), rows.end(), [](auto* a, auto* b) { return a->name < b->name; });
     return rows;

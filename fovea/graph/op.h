@@ -77,10 +77,11 @@ struct Op {
   bool random = false;  // never merged with its like: each has its own stream
   bool view = false;    // the bytes of its input under another shape
   bool source = false;  // input, variable, constant: not run
-  // Reads and writes element by element: output 0 may stand in the memory of an input of the same
-  // type (of input 0 where there are several outputs), output i > 0 in that of input i + 1 (the
-  // moments of an optimiser).
+  // One output, element by element: it may stand in the memory of any input of the same type.
   bool in_place = false;
+  // The input in whose memory an output may stand though the node reads both, or -1: each element
+  // is read before it is written. Only where the types are the same.
+  int (*writes_over)(const Node&, int output) = nullptr;
   bool no_gradient = false;  // comparisons, indices, updates: a gradient ends here
 };
 
@@ -98,6 +99,7 @@ Cost graph_cost(const Graph& graph);
 // The families that make up the table; op.cpp joins them.
 std::span<const Op> source_ops();
 std::span<const Op> elementwise_ops();
+std::span<const Op> chain_ops();
 std::span<const Op> shape_ops();
 std::span<const Op> reduce_ops();
 std::span<const Op> product_ops();

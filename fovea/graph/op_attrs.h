@@ -150,13 +150,78 @@ struct MatmulAttrs {
   }
 };
 
+// A floating type that a node may be asked to compute in or to give.
+enum class TypeChoice { same, f32, bf16 };
+inline std::span<const std::string_view> enum_names(TypeChoice) {
+  static constexpr std::array<std::string_view, 3> kNames = {"same", "f32", "bf16"};
+  return kNames;
+}
+inline DType chosen_type(TypeChoice choice, DType same) {
+  return choice == TypeChoice::same ? same : choice == TypeChoice::f32 ? DType::f32 : DType::bf16;
+}
+
+enum class Activation { none, relu, silu, gelu };
+inline std::span<const std::string_view> enum_names(Activation) {
+  static constexpr std::array<std::string_view, 4> kNames = {"none", "relu", "silu", "gelu"};
+  return kNames;
+}
+
+struct LinearAttrs {
+  Activation activation = Activation::none;
+  bool residual = false;                  // the last input is added behind the activation
+  bool pre = false;                       // give what goes into the activation as well
+  TypeChoice compute = TypeChoice::same;  // what mixed_precision makes of the product
+  TypeChoice out = TypeChoice::same;      // the type of the result; same: that of x
+  template <class V>
+  void visit(V& v) {
+    v("activation", activation);
+    v("residual", residual);
+    v("pre", pre);
+    v("compute", compute);
+    v("out", out);
+  }
+};
+struct LinearGradInputAttrs {
+  Activation activation = Activation::none;  // times its slope at the third input
+  bool residual = false;                     // the last input is added
+  TypeChoice compute = TypeChoice::same;
+  TypeChoice out = TypeChoice::same;
+  template <class V>
+  void visit(V& v) {
+    v("activation", activation);
+    v("residual", residual);
+    v("compute", compute);
+    v("out", out);
+  }
+};
+struct LinearGradWeightAttrs {
+  bool bias = false;  // give the gradient of the bias as well
+  TypeChoice compute = TypeChoice::same;
+  template <class V>
+  void visit(V& v) {
+    v("bias", bias);
+    v("compute", compute);
+  }
+};
+
 struct NormAttrs {
   double eps = 1e-5;
   bool stats = false;  // give mean (layer_norm only) and reciprocal deviation of each row as well
+  bool residual = false;  // the second input is added to x first; the sum is given as well
+  TypeChoice out = TypeChoice::same;  // the type of the result
   template <class V>
   void visit(V& v) {
     v("eps", eps);
     v("stats", stats);
+    v("residual", residual);
+    v("out", out);
+  }
+};
+struct NormGradAttrs {
+  bool add = false;  // the last input is added to the gradient of x
+  template <class V>
+  void visit(V& v) {
+    v("add", add);
   }
 };
 
@@ -168,7 +233,9 @@ struct AttentionAttrs {
   bool causal = false;  // aligned at the lower right corner: query i sees keys up to i + Tk - Tq
   int64_t window_left = -1;  // keys further to the left than this are not seen; -1: no limit
   int64_t window_right = -1;
-  bool lse = false;  // give the log-sum-exp of each query as well, [B,H,Tq]
+  bool lse = false;     // give the log-sum-exp of each query as well, [B,H,Tq]
+  bool packed = false;  // one input [B,T,(H+2Hkv)*D]: the heads of q, then of k, then of v
+  TypeChoice compute = TypeChoice::same;  // what mixed_precision makes of the products
   template <class V>
   void visit(V& v) {
     v("heads", heads);
@@ -179,6 +246,8 @@ struct AttentionAttrs {
     v("window_left", window_left);
     v("window_right", window_right);
     v("lse", lse);
+    v("packed", packed);
+    v("compute", compute);
   }
   int64_t kv() const { return kv_heads ? kv_heads : heads; }
   int64_t kept() const { return heads_kept < 0 ? heads : heads_kept; }
@@ -261,6 +330,19 @@ struct CrossEntropyAttrs {
   template <class V>
   void visit(V& v) {
     v("smoothing", smoothing);
+  }
+};
+
+// A chain of elementwise ops in one node. Each step is the name of an op and the registers that it
+// reads, "mul 0 1": registers 0.. are the inputs, each step writes the next one; the last is the
+// result.
+struct ElementwiseAttrs {
+  std::vector<std::string> steps;
+  TypeChoice out = TypeChoice::f32;
+  template <class V>
+  void visit(V& v) {
+    v("steps", steps);
+    v("out", out);
   }
 };
 

@@ -152,8 +152,8 @@ Value linear(Graph& g, std::string_view name, Value x, Size out, bool bias) {
         {.type = {DType::f32, {out, in}}, .init = Init::uniform, .scale = limit, .source = {}});
     if (bias) b = variable(g, "bias", {.type = {DType::f32, {out}}, .source = {}});
   }
-  return bias ? g.add("linear", {x, w, b}, NoAttrs{}, name)
-              : g.add("linear", {x, w}, NoAttrs{}, name);
+  return bias ? g.add("linear", {x, w, b}, LinearAttrs{}, name)
+              : g.add("linear", {x, w}, LinearAttrs{}, name);
 }
 Value softmax(Graph& g, Value x) { return g.add("softmax", {x}); }
 Value log_softmax(Graph& g, Value x) { return g.add("log_softmax", {x}); }

@@ -14,17 +14,71 @@ namespace {
 
 using Values = std::vector<Value>;
 
+// The sizes of q, k and v, whether they come as one value or as three.
+struct AttentionShapes {
+  Size batch, tq, tk;
+  int64_t d = 0, dv = 0;
+};
+
+// The head size of a packed input.
+int64_t packed_head_size(const AttentionAttrs& a, const Shape& qkv) {
+  return qkv[2].constant() / (a.heads + 2 * a.kv());
+}
+
+AttentionShapes attention_shapes(const Graph& g, const Node& n) {
+  const auto& a = n.attrs.get<AttentionAttrs>();
+  const Shape& q = g.shape(n.inputs[0]);
+  if (a.packed) {
+    const int64_t d = packed_head_size(a, q);
+    return {q[0], q[1], q[1], d, d};
+  }
+  const Shape &k = g.shape(n.inputs[1]), &v = g.shape(n.inputs[2]);
+  return {q[0], q[1], k[1], q[2].constant() / a.heads, v[2].constant() / a.kv()};
+}
+
+// With bf16 the log-sum-exp is f32.
+DType lse_type(DType t) { return t == DType::bf16 ? DType::f32 : t; }
+
+// How many inputs hold q, k and v.
+size_t operand_count(const AttentionAttrs& a) { return a.packed ? 1 : 3; }
+
+void check_heads(const InferContext& c, const AttentionAttrs& a) {
+  c.expect(a.heads >= 1 && a.kv() >= 1 && a.heads % a.kv() == 0,
+           fmt::format("expected heads={} to be a multiple of kv_heads={}", a.heads, a.kv()));
+  c.expect(a.heads_kept >= -1 && a.heads_kept <= a.heads,
+           fmt::format("expected heads_kept={} between 0 and heads={}", a.heads_kept, a.heads));
+}
+
+std::vector<ValueType> attention_results(const InferContext& c, const AttentionAttrs& a,
+                                         const Size& width) {
+  const ValueType& q = c.inputs[0];
+  std::vector<ValueType> types = {{q.dtype, {q.shape[0], q.shape[1], width}}};
+  if (a.lse) types.push_back({lse_type(q.dtype), {q.shape[0], a.heads, q.shape[1]}});
+  return types;
+}
+
+std::vector<ValueType> infer_packed(const InferContext& c, const AttentionAttrs& a) {
+  const ValueType& qkv = c.inputs[0];
+  c.expect(c.inputs.size() == 1 && qkv.rank() == 3 && is_floating(qkv.dtype),
+           "expected one input [B,T,(H+2Hkv)*D] with packed=true");
+  check_heads(c, a);
+  const int64_t heads = a.heads + 2 * a.kv();
+  const Size& width = qkv.shape[2];
+  c.expect(width.is_constant() && width.constant() % heads == 0,
+           fmt::format("expected a known width that is a multiple of H+2Hkv={}", heads));
+  return attention_results(c, a, Size(width.constant() / heads * a.heads));
+}
+
 std::vector<ValueType> infer_attention(const InferContext& c) {
   const auto& a = c.attrs.get<AttentionAttrs>();
+  if (a.packed) return infer_packed(c, a);
+  c.expect(c.inputs.size() == 3, "expected q, k and v");
   const ValueType &q = c.inputs[0], &k = c.inputs[1], &v = c.inputs[2];
   c.expect(is_floating(q.dtype) && k.dtype == q.dtype && v.dtype == q.dtype,
            "expected one floating type");
   c.expect(q.rank() == 3 && k.rank() == 3 && v.rank() == 3,
            "expected q [B,Tq,H*D], k [B,Tk,Hkv*D], v [B,Tk,Hkv*Dv]");
-  c.expect(a.heads >= 1 && a.kv() >= 1 && a.heads % a.kv() == 0,
-           fmt::format("expected heads={} to be a multiple of kv_heads={}", a.heads, a.kv()));
-  c.expect(a.heads_kept >= -1 && a.heads_kept <= a.heads,
-           fmt::format("expected heads_kept={} between 0 and heads={}", a.heads_kept, a.heads));
+  check_heads(c, a);
   c.same(q.shape[0], k.shape[0], "the batch sizes of q and k");
   c.same(k.shape[0], v.shape[0], "the batch sizes of k and v");
   c.same(k.shape[1], v.shape[1], "the lengths of k and v");
@@ -38,27 +92,22 @@ std::vector<ValueType> infer_attention(const InferContext& c) {
   }
   const int64_t d = q.shape[2].constant() / a.heads;
   c.expect(k.shape[2].constant() / a.kv() == d, "expected q and k to have one head size");
-  ValueType out = q;
-  out.shape[2] = Size(v.shape[2].constant() / a.kv() * a.heads);
-  std::vector<ValueType> types = {out};
-  if (a.lse) types.push_back({q.dtype, {q.shape[0], a.heads, q.shape[1]}});
-  return types;
+  return attention_results(c, a, Size(v.shape[2].constant() / a.kv() * a.heads));
 }
 
 // Two products of 2 Tq Tk D each a head; a causal mask leaves half of the links.
 Size attention_links_flops(const Graph& g, const Node& n, int64_t products) {
   const auto& a = n.attrs.get<AttentionAttrs>();
-  const Shape &q = g.shape(n.inputs[0]), &k = g.shape(n.inputs[1]), &v = g.shape(n.inputs[2]);
-  const int64_t d = q[2].constant() / a.heads, dv = v[2].constant() / a.kv();
-  Size links = q[1] * k[1];
+  const AttentionShapes s = attention_shapes(g, n);
+  Size links = s.tq * s.tk;
   if (a.window_left >= 0 || a.window_right >= 0) {
-    const Size left = a.window_left >= 0 ? Size(a.window_left) : k[1];
-    const Size right = a.causal ? Size(0) : a.window_right >= 0 ? Size(a.window_right) : k[1];
-    links = q[1] * min(k[1], left + right + Size(1));
+    const Size left = a.window_left >= 0 ? Size(a.window_left) : s.tk;
+    const Size right = a.causal ? Size(0) : a.window_right >= 0 ? Size(a.window_right) : s.tk;
+    links = s.tq * min(s.tk, left + right + Size(1));
   } else if (a.causal) {
     links = ceildiv(links, 2);
   }
-  return Size(products * (d + dv) * a.kept()) * q[0] * links;
+  return Size(products * (s.d + s.dv) * a.kept()) * s.batch * links;
 }
 Size attention_flops(const Graph& g, const Node& n) { return attention_links_flops(g, n, 2); }
 Size attention_grad_flops(const Graph& g, const Node& n) { return attention_links_flops(g, n, 5); }
@@ -98,8 +147,20 @@ Value visible_links(Graph& g, const AttentionAttrs& a, const Size& tq, const Siz
   return visible;
 }
 
-Values decompose_attention(Graph& g, std::span<const Value> in, const Attrs& attrs) {
-  const auto& a = attrs.get<AttentionAttrs>();
+// q, k and v as three values in the type in which sums are formed.
+Values wide_operands(Graph& g, std::span<const Value> in, const AttentionAttrs& a) {
+  Values qkv(in.begin(), in.begin() + static_cast<std::ptrdiff_t>(operand_count(a)));
+  if (a.packed) {
+    const int64_t d = packed_head_size(a, g.shape(in[0]));
+    const int64_t q = a.heads * d, kv = a.kv() * d;
+    qkv = {ops::slice(g, in[0], 2, 0, q), ops::slice(g, in[0], 2, q, kv),
+           ops::slice(g, in[0], 2, q + kv, kv)};
+  }
+  for (Value& v : qkv) v = ops::cast(g, v, lse_type(g.type(v).dtype));
+  return qkv;
+}
+
+Values decompose_wide(Graph& g, std::span<const Value> in, const AttentionAttrs& a) {
   const DType dtype = g.type(in[0]).dtype;
   const Shape sq = g.shape(in[0]), sk = g.shape(in[1]), sv = g.shape(in[2]);
   const int64_t groups = a.kv(), in_group = a.heads / groups;
@@ -130,6 +191,13 @@ Values decompose_attention(Graph& g, std::span<const Value> in, const Attrs& att
   return {o, lse};
 }
 
+Values decompose_attention(Graph& g, std::span<const Value> in, const Attrs& attrs) {
+  const auto& a = attrs.get<AttentionAttrs>();
+  Values out = decompose_wide(g, wide_operands(g, in, a), a);
+  out[0] = ops::cast(g, out[0], g.type(in[0]).dtype);
+  return out;
+}
+
 Attrs with_lse(const Attrs& attrs) {
   auto a = attrs.get<AttentionAttrs>();
   a.lse = true;
@@ -150,28 +218,35 @@ Values attention_gradient(GradientContext& c) {
   if (through_lse) return gradient_through_decomposition(c);
   Value out = c.output();
   if (node.types.size() < 2) out = g.add("attention", node.inputs, with_lse(node.attrs));
-  const Value d =
-      g.add("attention_grad",
-            {node.inputs[0], node.inputs[1], node.inputs[2], out, {out.node, 1}, c.gradient()},
-            without_lse(node.attrs, {true}));
-  return {{d.node, 0}, {d.node, 1}, {d.node, 2}};
+  Values inputs = node.inputs;
+  inputs.insert(inputs.end(), {out, {out.node, 1}, c.gradient()});
+  const Value d = g.add("attention_grad", inputs, without_lse(node.attrs, {true}));
+  Values gradients;
+  for (size_t i = 0; i < node.inputs.size(); ++i)
+    gradients.push_back({d.node, static_cast<int32_t>(i)});
+  return gradients;
 }
 
-// q, k, v, out, lse, dout -> dq, dk, dv
+// q, k, v (or all three packed), out, lse, dout -> dq, dk, dv (or packed)
 std::vector<ValueType> infer_attention_grad(const InferContext& c) {
+  const auto& a = c.attrs.get<AttentionAttrs>();
+  const size_t operands = operand_count(a);
+  c.expect(c.inputs.size() == operands + 3, "expected q, k, v, the result, its lse and gradient");
   const ValueType& q = c.inputs[0];
-  const ValueType out = infer_attention({c.op, c.attrs, c.inputs.first(3), c.node_name})[0];
-  const ValueType lse{q.dtype, {q.shape[0], c.attrs.get<AttentionAttrs>().heads, q.shape[1]}};
-  c.alike(c.inputs[3], out, "q, k, v and the result");
-  c.alike(c.inputs[4], lse, "q and the log-sum-exp [B,H,Tq]");
-  c.alike(c.inputs[5], out, "the result and its gradient");
-  return {c.inputs[0], c.inputs[1], c.inputs[2]};
+  const ValueType out = infer_attention({c.op, c.attrs, c.inputs.first(operands), c.node_name})[0];
+  const ValueType lse{lse_type(q.dtype), {q.shape[0], a.heads, q.shape[1]}};
+  c.alike(c.inputs[operands], out, "q, k, v and the result");
+  c.alike(c.inputs[operands + 1], lse, "q and the log-sum-exp [B,H,Tq]");
+  c.alike(c.inputs[operands + 2], out, "the result and its gradient");
+  return {c.inputs.begin(), c.inputs.begin() + static_cast<std::ptrdiff_t>(operands)};
 }
 Values decompose_attention_grad(Graph& g, std::span<const Value> in, const Attrs& attrs) {
+  const auto& a = attrs.get<AttentionAttrs>();
+  const size_t operands = operand_count(a);
   Values stand_ins;
-  for (Value v : in.first(3)) stand_ins.push_back(ops::reshape(g, v, g.shape(v)));
+  for (Value v : in.first(operands)) stand_ins.push_back(ops::reshape(g, v, g.shape(v)));
   const Values outputs = decompose_attention(g, stand_ins, attrs);
-  const std::pair<Value, Value> seeds[] = {{outputs[0], in[5]}};
+  const std::pair<Value, Value> seeds[] = {{outputs[0], in[operands + 2]}};
   return backpropagate(g, seeds, stand_ins);
 }
 
@@ -181,7 +256,7 @@ std::span<const Op> attention_ops() {
   static const std::vector<Op> ops = {
       {.name = "attention",
        .defaults = AttentionAttrs{},
-       .min_inputs = 3,
+       .min_inputs = 1,
        .max_inputs = 3,
        .infer = infer_attention,
        .flops = attention_flops,
@@ -191,7 +266,7 @@ std::span<const Op> attention_ops() {
        .without_unused = without_lse},
       {.name = "attention_grad",
        .defaults = AttentionAttrs{},
-       .min_inputs = 6,
+       .min_inputs = 4,
        .max_inputs = 6,
        .infer = infer_attention_grad,
        .flops = attention_grad_flops,

@@ -84,6 +84,29 @@ Values extremum_gradient(GradientContext& c) {
   return {ops::mul(g, hit, share)};
 }
 
+// Any number of values -> the sum of the squares of all their elements, a scalar.
+std::vector<ValueType> infer_sum_squares(const InferContext& c) {
+  for (const ValueType& x : c.inputs)
+    c.expect(is_floating(x.dtype) && x.dtype == c.inputs[0].dtype, "expected one floating type");
+  return {{c.inputs[0].dtype, {}}};
+}
+Size sum_squares_flops(const Graph& g, const Node& n) {
+  Size elements = 0;
+  for (Value v : n.inputs) elements = elements + element_count(g.shape(v));
+  return Size(2) * elements;
+}
+Values decompose_sum_squares(Graph& g, std::span<const Value> in, const Attrs&) {
+  Value sum;
+  for (Value v : in) {
+    Value part = ops::unary(g, "square", v);
+    std::vector<int64_t> axes;
+    for (size_t i = 0; i < g.shape(v).size(); ++i) axes.push_back(static_cast<int64_t>(i));
+    if (!axes.empty()) part = ops::reduce_sum(g, part, axes);
+    sum = sum ? ops::add(g, sum, part) : part;
+  }
+  return {sum};
+}
+
 }  // namespace
 
 std::span<const Op> reduce_ops() {
@@ -108,6 +131,11 @@ std::span<const Op> reduce_ops() {
        .infer = infer_reduce,
        .flops = reduce_flops,
        .gradient = extremum_gradient},
+      {.name = "sum_squares",
+       .max_inputs = -1,
+       .infer = infer_sum_squares,
+       .flops = sum_squares_flops,
+       .decompose = decompose_sum_squares},
   };
   return ops;
 }

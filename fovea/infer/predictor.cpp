@@ -40,7 +40,9 @@ Graph compiled_classifier(const Bundle& bundle) {
                 fmt::format("[predict] the model has {} classes, but labels.txt names {}", classes,
                             bundle.labels.size())};
   }
-  return compile(graph);
+  PassContext context;
+  context.weights = frozen_weights(bundle);
+  return compile(graph, context);
 }
 
 }  // namespace
@@ -58,6 +60,13 @@ std::shared_ptr<VariableStore> make_variables(const Bundle& bundle) {
     store->set(name, it->second->dtype, it->second->shape, it->second->bytes);
   }
   return store;
+}
+
+std::function<HostTensorPtr(const std::string&)> frozen_weights(const Bundle& bundle) {
+  return [weights = bundle.weights](const std::string& name) {
+    const auto it = weights.find(name);
+    return it == weights.end() ? nullptr : it->second;
+  };
 }
 
 Predictor::Predictor(const Bundle& bundle, std::shared_ptr<ThreadPool> pool)

@@ -1,6 +1,7 @@
 // From a bundle to answers for single images.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -19,6 +20,9 @@ struct ClassScore {
 // A store with the bundle's weights. Throws Error (invalid_argument) when a variable of the graph
 // has no weight of its type.
 std::shared_ptr<VariableStore> make_variables(const Bundle& bundle);
+
+// The weights of a bundle as the pass freeze asks for them.
+std::function<HostTensorPtr(const std::string&)> frozen_weights(const Bundle& bundle);
 
 class Predictor {
  public:

@@ -8,14 +8,13 @@
 #define FOVEA_KERNELS_ATTENTION_INL_H_
 #endif
 
+#include <cmath>
 #include <cstdint>
+#include <type_traits>
 
 #include "fovea/kernels/attention.h"
+#include "fovea/kernels/math-inl.h"
 #include "hwy/highway.h"
-
-// Highway's baseline without SIMD gets no kernel: there "ref" serves.
-#undef FOVEA_ATTENTION_SIMD
-#define FOVEA_ATTENTION_SIMD (HWY_TARGET != HWY_SCALAR && HWY_TARGET != HWY_EMU128)
 
 #undef FOVEA_UNROLL
 #if defined(__clang__)
@@ -24,18 +23,18 @@
 #define FOVEA_UNROLL _Pragma("GCC unroll 16")
 #endif
 
-#if FOVEA_ATTENTION_SIMD
+#if FOVEA_SIMD
 HWY_BEFORE_NAMESPACE();
 namespace fovea {
 namespace HWY_NAMESPACE {
 namespace {
 
 namespace hn = hwy::HWY_NAMESPACE;
-using F32 = hn::ScalableTag<float>;
-using I32 = hn::RebindToSigned<F32>;
-using Vec = hn::Vec<F32>;
+using simd::F32;
+using simd::I32;
+using simd::kLanes;
+using simd::Vec;
 
-constexpr int64_t kLanes = HWY_LANES(float);
 constexpr int kTileVecs = 3;
 // As many accumulators as the registers hold beside the operands.
 constexpr int kTileRows = HWY_TARGET == HWY_AVX3 ? 8 : 4;
@@ -233,29 +232,67 @@ HWY_INLINE void load_transposed(const float* src, int64_t stride, int64_t querie
   transpose<false>(src, stride, queries, dim, factor, dst, width);
 }
 
-// Rows of dim floats to rows of padded floats; the padding is written as zeros.
-HWY_INLINE void copy_rows(const float* from, int64_t stride, int64_t rows, int64_t dim, float* to,
+// Rows of dim elements to rows of padded floats; the last vector is filled up with zeros.
+template <class T>
+HWY_INLINE void copy_rows(const T* from, int64_t stride, int64_t rows, int64_t dim, float* to,
                           int64_t padded) {
-  const F32 d;
-  for (int64_t r = 0; r < rows; ++r, from += stride, to += padded) {
+  int64_t r = 0;
+  if (dim == kLanes) {
+    for (; r + 4 <= rows; r += 4, from += 4 * stride, to += 4 * padded) {
+      const Vec x0 = simd::load(from), x1 = simd::load(from + stride);
+      const Vec x2 = simd::load(from + 2 * stride), x3 = simd::load(from + 3 * stride);
+      simd::store(x0, to);
+      simd::store(x1, to + padded);
+      simd::store(x2, to + 2 * padded);
+      simd::store(x3, to + 3 * padded);
+    }
+  }
+  for (; r < rows; ++r, from += stride, to += padded) {
     int64_t c = 0;
-    for (; c + kLanes <= dim; c += kLanes) hn::Store(hn::LoadU(d, from + c), d, to + c);
-    if (c == dim) continue;
-    hn::Store(hn::Zero(d), d, to + c);
-    for (; c < dim; ++c) to[c] = from[c];
+    for (; c + kLanes <= dim; c += kLanes) simd::store(simd::load(from + c), to + c);
+    if (c < dim) simd::store(simd::load_some(from + c, dim - c), to + c);
   }
 }
+
+// Rows of padded floats to rows of dim elements.
+template <class T>
+HWY_INLINE void store_rows(const float* from, int64_t padded, int64_t rows, int64_t dim, T* to,
+                           int64_t stride) {
+  int64_t r = 0;
+  if (dim == kLanes) {
+    for (; r + 2 <= rows; r += 2, from += 2 * padded, to += 2 * stride) {
+      const Vec x0 = simd::load(from), x1 = simd::load(from + padded);
+      simd::store(x0, to);
+      simd::store(x1, to + stride);
+    }
+  }
+  for (; r < rows; ++r, from += padded, to += stride) {
+    int64_t c = 0;
+    for (; c + kLanes <= dim; c += kLanes) simd::store(simd::load(from + c), to + c);
+    if (c < dim) simd::store_some(simd::load(from + c), to + c, dim - c);
+  }
+}
+
+template <class T>
+HWY_INLINE void fill_zero(T* at, int64_t n) {
+  for (int64_t i = 0; i < n; ++i) at[i] = T(0.0f);
+}
+
+HWY_INLINE int64_t whole_vectors(int64_t n) { return (n + kLanes - 1) / kLanes * kLanes; }
 
 struct Rows {
   const float* first;
   int64_t stride;
 };
 
-// Rows as they lie, or copied to `gathered` if they are scattered.
-HWY_INLINE Rows gather_rows(const float* from, const AttentionStrides& strides, int64_t rows,
+// Rows as they lie, or copied to `gathered` if they are scattered or not floats.
+template <class T>
+HWY_INLINE Rows gather_rows(const T* from, const AttentionStrides& strides, int64_t rows,
                             int64_t dim, float* gathered) {
-  if (!attention_detail::scattered(strides, dim)) return {from, strides.token};
-  const int64_t padded = (dim + kLanes - 1) / kLanes * kLanes;
+  if constexpr (std::is_same_v<T, float>) {
+    if (!attention_detail::scattered(strides, dim)) return {from, strides.token};
+  }
+  const int64_t padded = whole_vectors(dim);
   copy_rows(from, strides.token, rows, dim, gathered, padded);
   return {gathered, padded};
 }
@@ -302,6 +339,6 @@ HWY_INLINE Vec masked(Vec scores, int64_t key, const int32_t* begin, const int32
 }  // namespace HWY_NAMESPACE
 }  // namespace fovea
 HWY_AFTER_NAMESPACE();
-#endif  // FOVEA_ATTENTION_SIMD
+#endif  // FOVEA_SIMD
 
 #endif

@@ -3,6 +3,7 @@
 #include <string>
 
 #include "fovea/base/error.h"
+#include "fovea/kernels/attention_short.h"
 
 namespace fovea {
 namespace {
@@ -83,6 +84,7 @@ void check(const AttentionProblem& p, bool backward) {
 std::span<const AttentionKernel> attention_kernels() {
   static const std::vector<AttentionKernel> list = [] {
     std::vector<AttentionKernel> kernels;
+    attention_detail::append_short(kernels);
     attention_detail::append_hwy(kernels);
     kernels.push_back({"ref", attention_detail::plan_ref});
     return kernels;
@@ -93,6 +95,7 @@ std::span<const AttentionKernel> attention_kernels() {
 std::span<const AttentionBackwardKernel> attention_backward_kernels() {
   static const std::vector<AttentionBackwardKernel> list = [] {
     std::vector<AttentionBackwardKernel> kernels;
+    attention_detail::append_backward_short(kernels);
     attention_detail::append_backward_hwy(kernels);
     kernels.push_back({"ref", attention_detail::plan_backward_ref});
     return kernels;

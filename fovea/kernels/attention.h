@@ -40,7 +40,9 @@ struct AttentionStrides {
 //   j <= position + window_right   if window_right >= 0.
 // A query that sees no key gives output 0, log-sum-exp -infinity and gradient 0.
 struct AttentionProblem {
-  DType dtype = DType::f32;  // of every array but key_lengths: f32 or f64
+  // Of every array but key_lengths: f32, f64 or bf16. With bf16 the log-sum-exp is f32, and sums
+  // are formed in f32.
+  DType dtype = DType::f32;
   int64_t batch = 1;
   int64_t tq = 1;          // queries in a sequence
   int64_t tk = 1;          // keys in a sequence

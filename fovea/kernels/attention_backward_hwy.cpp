@@ -1,12 +1,13 @@
-// Tiled fp32 attention, backward, in SIMD of each target. For a block of keys and a block of
+// Tiled attention, backward, in SIMD of each target; bf16 is converted when it is loaded, its sums
+// are formed in f32. For a block of keys and a block of
 // queries, with the lanes over queries, P^T = exp2(K Q^T - lse) is made again, then
 // (FlashAttention, algorithm 4)
 //   dP^T = V dO^T,  dS = P * (dP - delta),  dV += P^T dO,  dK += dS^T Q,  dQ^T += K^T dS.
 // One task owns a key/value head, so nothing is added across tasks.
 #include <cmath>
 
-#define HWY_DISABLED_TARGETS (HWY_SSSE3 | HWY_AVX3_DL)
 #define HWY_TARGET_INCLUDE "fovea/kernels/attention_backward_hwy.cpp"
+#include "fovea/kernels/hwy_targets.h"
 #include "hwy/foreach_target.h"  // IWYU pragma: keep
 // after foreach_target.h
 #include "fovea/base/error.h"
@@ -52,8 +53,10 @@ struct BackwardLayout {
     ds_block = take(keys * width);
     dk = take(span * dim);
     dv = take(span * value_dim);
-    k = take(scattered(p.k, p.head_dim) ? span * dim : 0);
-    v = take(scattered(p.v, p.value_dim) ? span * value_dim : 0);
+    const bool converted = p.dtype != DType::f32;
+    k = take(converted || scattered(p.k, p.head_dim) ? span * dim : 0);
+    v = take(converted || scattered(p.v, p.value_dim) ? span * value_dim : 0);
+    dq = take(converted ? p.heads / p.kv_heads * p.tq * p.head_dim : 0);
     lse = take(width);
     delta = take(width);
     begin = take(width);
@@ -70,7 +73,8 @@ struct BackwardLayout {
   int64_t dqt;                // [dim][width]
   int64_t p_block, ds_block;  // [keys][width]
   int64_t dk, dv;             // [span][dim]
-  int64_t k, v;               // the same, of keys and values that are scattered in memory
+  int64_t k, v;               // the same, of keys and values that are scattered or converted
+  int64_t dq;                 // of every query of the group, where it is converted
   int64_t lse, delta;         // one a query of the block
   int64_t begin, end;         // int32
   int64_t deltas;             // rowsum(dO * O) of every query of the group
@@ -81,7 +85,7 @@ struct BackwardLayout {
 }  // namespace fovea::attention_detail
 #endif
 
-#if FOVEA_ATTENTION_SIMD
+#if FOVEA_SIMD
 HWY_BEFORE_NAMESPACE();
 namespace fovea {
 namespace HWY_NAMESPACE {
@@ -91,21 +95,18 @@ using attention_detail::BackwardLayout;
 using attention_detail::BackwardTask;
 using attention_detail::kKeyBlock;
 
-HWY_INLINE void fill_zero(float* at, int64_t floats) {
-  for (int64_t i = 0; i < floats; ++i) at[i] = 0.0f;
-}
-
-HWY_INLINE float dot_rows(const float* a, const float* b, int64_t n) {
+template <class T>
+HWY_INLINE float dot_rows(const T* a, const T* b, int64_t n) {
   const F32 d;
   Vec sum = hn::Zero(d);
   int64_t i = 0;
-  for (; i + kLanes <= n; i += kLanes)
-    sum = hn::MulAdd(hn::LoadU(d, a + i), hn::LoadU(d, b + i), sum);
+  for (; i + kLanes <= n; i += kLanes) sum = hn::MulAdd(simd::load(a + i), simd::load(b + i), sum);
   float total = hn::GetLane(hn::SumOfLanes(d, sum));
-  for (; i < n; ++i) total += a[i] * b[i];
+  for (; i < n; ++i) total += static_cast<float>(a[i]) * static_cast<float>(b[i]);
   return total;
 }
 
+template <class T>
 class HeadBackward {
  public:
   HeadBackward(const BackwardTask& task, float* scratch)
@@ -143,15 +144,34 @@ class HeadBackward {
       write(scratch_ + layout_.dv, layout_.value_dim, p_.value_dim, 1.0f, span, keys, args_.dv,
             p_.dv);
     }
+    if constexpr (!std::is_same_v<T, float>) {
+      for (int64_t h = 0; h < kept; ++h)
+        store_rows(scratch_ + layout_.dq + h * p_.tq * p_.head_dim, p_.head_dim, p_.tq, p_.head_dim,
+                   at(args_.dq, p_.dq, 0, first_head + h), p_.dq.token);
+    }
   }
 
  private:
-  const float* at(const void* base, const AttentionStrides& s, int64_t token, int64_t head) const {
-    return static_cast<const float*>(base) + task_.batch * s.batch + token * s.token +
-           head * s.head;
+  const T* at(const void* base, const AttentionStrides& s, int64_t token, int64_t head) const {
+    return static_cast<const T*>(base) + task_.batch * s.batch + token * s.token + head * s.head;
   }
-  float* at(void* base, const AttentionStrides& s, int64_t token, int64_t head) const {
-    return static_cast<float*>(base) + task_.batch * s.batch + token * s.token + head * s.head;
+  T* at(void* base, const AttentionStrides& s, int64_t token, int64_t head) const {
+    return static_cast<T*>(base) + task_.batch * s.batch + token * s.token + head * s.head;
+  }
+
+  // Where dQ is summed up: in place if it is f32.
+  struct SumRows {
+    float* first;
+    int64_t stride;
+  };
+  SumRows dq_rows(int64_t head, int64_t head_in_group, int64_t first) const {
+    if constexpr (std::is_same_v<T, float>) {
+      static_cast<void>(head_in_group);
+      return {at(args_.dq, p_.dq, first, head), p_.dq.token};
+    } else {
+      static_cast<void>(head);
+      return {scratch_ + layout_.dq + (head_in_group * p_.tq + first) * p_.head_dim, p_.head_dim};
+    }
   }
 
   // One block of queries against the keys [span, span + span_keys).
@@ -160,13 +180,13 @@ class HeadBackward {
     const int64_t count = HWY_MIN(layout_.width, p_.tq - first);
     const int64_t width = (count + kLanes - 1) / kLanes * kLanes;
     const int64_t length = attention_detail::key_length(p_, args_.key_lengths, task_.batch);
-    float* dq = at(args_.dq, p_.dq, first, head);
+    const SumRows dq = dq_rows(head, head_in_group, first);
     const BlockKeys seen = block_keys(p_, first, count, length, width, begin(), end());
     const int64_t from = HWY_MAX(span, seen.touched.begin);
     const int64_t to = HWY_MIN(span + span_keys, seen.touched.end);
     if (from >= to) {
       if (span == 0) {
-        for (int64_t i = 0; i < count; ++i) fill_zero(dq + i * p_.dq.token, p_.head_dim);
+        for (int64_t i = 0; i < count; ++i) fill_zero(dq.first + i * dq.stride, p_.head_dim);
       }
       return;
     }
@@ -179,9 +199,9 @@ class HeadBackward {
     const float scale = static_cast<float>(p_.scale);
     const float* dqt = scratch_ + layout_.dqt;
     if (span == 0)
-      transpose<false>(dqt, width, p_.head_dim, count, scale, dq, p_.dq.token);
+      transpose<false>(dqt, width, p_.head_dim, count, scale, dq.first, dq.stride);
     else
-      transpose<true>(dqt, width, p_.head_dim, count, scale, dq, p_.dq.token);
+      transpose<true>(dqt, width, p_.head_dim, count, scale, dq.first, dq.stride);
   }
 
   void load_queries(int64_t head, int64_t head_in_group, int64_t first, int64_t count,
@@ -289,8 +309,8 @@ class HeadBackward {
   void write(const float* from, int64_t padded, int64_t dim, float factor, int64_t first_key,
              int64_t keys, void* to, const AttentionStrides& strides) const {
     for (int64_t j = 0; j < keys; ++j) {
-      float* row = at(to, strides, first_key + j, task_.kv_head);
-      for (int64_t c = 0; c < dim; ++c) row[c] = factor * from[j * padded + c];
+      T* row = at(to, strides, first_key + j, task_.kv_head);
+      for (int64_t c = 0; c < dim; ++c) row[c] = T(factor * from[j * padded + c]);
     }
   }
 
@@ -308,14 +328,17 @@ class HeadBackward {
 }  // namespace
 
 void attention_backward(const BackwardTask& task, float* scratch) {
-  HeadBackward(task, scratch).run();
+  if (task.problem.dtype == DType::f32)
+    HeadBackward<float>(task, scratch).run();
+  else
+    HeadBackward<bf16>(task, scratch).run();
 }
 int64_t attention_backward_lanes() { return kLanes; }
 
 }  // namespace HWY_NAMESPACE
 }  // namespace fovea
 HWY_AFTER_NAMESPACE();
-#endif  // FOVEA_ATTENTION_SIMD
+#endif  // FOVEA_SIMD
 
 #if HWY_ONCE
 namespace fovea::attention_detail {
@@ -350,8 +373,8 @@ class HwyBackward final : public KernelPlan<AttentionBackwardArgs> {
 template <BackwardFunction kFunction, int64_t (*kLanesOf)()>
 std::unique_ptr<KernelPlan<AttentionBackwardArgs>> plan_hwy(const AttentionProblem& problem) {
   check(problem, true);
-  if (problem.dtype != DType::f32 || problem.head_dim > 256 || problem.value_dim > 256)
-    return nullptr;
+  if (problem.dtype != DType::f32 && problem.dtype != DType::bf16) return nullptr;
+  if (problem.head_dim > 256 || problem.value_dim > 256) return nullptr;
   return std::make_unique<HwyBackward>(problem, kFunction, kLanesOf());
 }
 
@@ -359,21 +382,11 @@ std::unique_ptr<KernelPlan<AttentionBackwardArgs>> plan_hwy(const AttentionProbl
 
 void append_backward_hwy([[maybe_unused]] std::vector<AttentionBackwardKernel>& list) {
   [[maybe_unused]] const int64_t supported = hwy::SupportedTargets();
-#if HWY_TARGETS & HWY_AVX3
-  if (supported & HWY_AVX3)
-    list.push_back(
-        {"hwy_avx3", plan_hwy<N_AVX3::attention_backward, N_AVX3::attention_backward_lanes>});
-#endif
-#if HWY_TARGETS & HWY_AVX2
-  if (supported & HWY_AVX2)
-    list.push_back(
-        {"hwy_avx2", plan_hwy<N_AVX2::attention_backward, N_AVX2::attention_backward_lanes>});
-#endif
-#if HWY_TARGETS & HWY_SSE4
-  if (supported & HWY_SSE4)
-    list.push_back(
-        {"hwy_sse4", plan_hwy<N_SSE4::attention_backward, N_SSE4::attention_backward_lanes>});
-#endif
+#define FOVEA_ADD(bit, target, name) \
+  if (supported & bit)               \
+    list.push_back({name, plan_hwy<target::attention_backward, target::attention_backward_lanes>});
+  FOVEA_FOR_EACH_TARGET(FOVEA_ADD)
+#undef FOVEA_ADD
 }
 
 }  // namespace fovea::attention_detail

@@ -1,11 +1,11 @@
-// Tiled fp32 attention, forward, in SIMD of each target. For a block of queries, Q^T is made once;
-// then for each block of keys S^T = K Q^T, the online softmax down the columns of S^T, and
-// O^T = diag(rescale) O^T + V^T P^T. K and V are read as they lie.
+// Tiled attention, forward, in SIMD of each target; bf16 is converted when it is loaded and stored.
+// For a block of queries, Q^T is made once; then for each block of keys S^T = K Q^T, the online
+// softmax down the columns of S^T, and O^T = diag(rescale) O^T + V^T P^T. K and V are read as they
+// lie, where they are f32.
 #include <cmath>
 
-// SSSE3 gains nothing over "ref" that anybody runs; AVX3_DL adds nothing that fp32 uses.
-#define HWY_DISABLED_TARGETS (HWY_SSSE3 | HWY_AVX3_DL)
 #define HWY_TARGET_INCLUDE "fovea/kernels/attention_hwy.cpp"
+#include "fovea/kernels/hwy_targets.h"
 #include "hwy/foreach_target.h"  // IWYU pragma: keep
 // after foreach_target.h
 #include "fovea/kernels/attention-inl.h"
@@ -52,15 +52,20 @@ struct ForwardLayout {
     width = 3 * panels.lanes;
     panel = width * (p.head_dim + p.value_dim + 6);
     scores = std::min(panels.per_task, panels.count) * panel;
+    const bool converted = p.dtype != DType::f32;
+    const bool copy_k = converted || scattered(p.k, p.head_dim);
+    const bool copy_v = converted || scattered(p.v, p.value_dim);
     k = scores + width * keys;
-    v = k + (scattered(p.k, p.head_dim) ? keys * round(p.head_dim) : 0);
-    total = v + (scattered(p.v, p.value_dim) ? keys * round(p.value_dim) : 0);
+    v = k + (copy_k ? keys * round(p.head_dim) : 0);
+    rows = v + (copy_v ? keys * round(p.value_dim) : 0);
+    total = rows + (converted ? width * round(std::max(p.head_dim, p.value_dim)) : 0);
   }
 
   int64_t width;   // of the widest panel
   int64_t panel;   // of each panel: Q^T, O^T and six rows of one number a query
   int64_t scores;  // S^T of one panel and block of keys
-  int64_t k, v;    // the block's rows, where they are scattered in memory
+  int64_t k, v;    // the block's rows, where they are scattered in memory or converted
+  int64_t rows;    // the panel's Q or O in f32, where they are converted
   int64_t total;
 };
 
@@ -68,7 +73,7 @@ struct ForwardLayout {
 }  // namespace fovea::attention_detail
 #endif
 
-#if FOVEA_ATTENTION_SIMD
+#if FOVEA_SIMD
 HWY_BEFORE_NAMESPACE();
 namespace fovea {
 namespace HWY_NAMESPACE {
@@ -126,8 +131,10 @@ HWY_INLINE void mask_scores(const LaneRows& lane, int64_t vecs, int64_t first_ke
   }
 }
 
+// rows: room for the output in f32, where it is converted.
+template <class T>
 HWY_INLINE void finish(const AttentionProblem& p, const LaneRows& lane, int64_t vecs,
-                       int64_t queries, float* ot, float* out, float* lse) {
+                       int64_t queries, float* ot, T* out, float* rows, float* lse) {
   const F32 d;
   const int64_t width = vecs * kLanes;
   for (int64_t v = 0; v < width; v += kLanes) {
@@ -139,7 +146,13 @@ HWY_INLINE void finish(const AttentionProblem& p, const LaneRows& lane, int64_t 
       hn::Store(hn::Mul(hn::Load(d, at), inverse), d, at);
     }
   }
-  transpose<false>(ot, width, p.value_dim, queries, 1.0f, out, p.out.token);
+  if constexpr (std::is_same_v<T, float>) {
+    transpose<false>(ot, width, p.value_dim, queries, 1.0f, out, p.out.token);
+  } else {
+    const int64_t padded = whole_vectors(p.value_dim);
+    transpose<false>(ot, width, p.value_dim, queries, 1.0f, rows, padded);
+    store_rows(rows, padded, queries, p.value_dim, out, p.out.token);
+  }
   if (!lse) return;
   constexpr double kLn2 = 0.6931471805599453;
   for (int64_t i = 0; i < queries; ++i) {
@@ -160,6 +173,7 @@ struct Panel {
   BlockKeys seen;
 };
 
+template <class T>
 class PanelsForward {
  public:
   PanelsForward(const ForwardTask& task, float* scratch)
@@ -173,8 +187,8 @@ class PanelsForward {
     const int64_t count = task_.end_panel - task_.first_panel;
     for (int64_t i = 0; i < count; ++i) start(task_.first_panel + i, i, panels_[i]);
     const int64_t kv_head = task_.head / (p_.heads / p_.kv_heads);
-    const float* k = at(task_.args.k, p_.k, 0, kv_head);
-    const float* v = at(task_.args.v, p_.v, 0, kv_head);
+    const T* k = at(task_.args.k, p_.k, 0, kv_head);
+    const T* v = at(task_.args.v, p_.v, 0, kv_head);
     const int64_t end = panels_[count - 1].seen.touched.end;
     for (int64_t j = panels_[0].seen.touched.begin; j < end; j += kKeyBlock) {
       const int64_t block_end = HWY_MIN(j + kKeyBlock, end);
@@ -192,18 +206,29 @@ class PanelsForward {
     }
     for (int64_t i = 0; i < count; ++i) {
       const Panel& panel = panels_[i];
-      float* out = static_cast<float*>(task_.args.out) + task_.batch * p_.out.batch +
-                   panel.first * p_.out.token + task_.head * p_.out.head;
+      T* out = static_cast<T*>(task_.args.out) + task_.batch * p_.out.batch +
+               panel.first * p_.out.token + task_.head * p_.out.head;
       float* lse = p_.want_lse ? static_cast<float*>(task_.args.lse) : nullptr;
       if (lse) lse += (task_.batch * p_.heads + task_.head) * p_.tq + panel.first;
-      finish(p_, panel.lane, panel.vecs, panel.queries, panel.ot, out, lse);
+      finish(p_, panel.lane, panel.vecs, panel.queries, panel.ot, out, scratch_ + layout_.rows,
+             lse);
     }
   }
 
  private:
-  const float* at(const void* base, const AttentionStrides& s, int64_t token, int64_t head) const {
-    return static_cast<const float*>(base) + task_.batch * s.batch + token * s.token +
-           head * s.head;
+  const T* at(const void* base, const AttentionStrides& s, int64_t token, int64_t head) const {
+    return static_cast<const T*>(base) + task_.batch * s.batch + token * s.token + head * s.head;
+  }
+
+  Rows queries(const T* q, int64_t count) const {
+    if constexpr (std::is_same_v<T, float>) {
+      static_cast<void>(count);
+      return {q, p_.q.token};
+    } else {
+      const int64_t padded = whole_vectors(p_.head_dim);
+      copy_rows(q, p_.q.token, count, p_.head_dim, scratch_ + layout_.rows, padded);
+      return {scratch_ + layout_.rows, padded};
+    }
   }
 
   void start(int64_t index, int64_t slot, Panel& panel) {
@@ -223,8 +248,9 @@ class PanelsForward {
                   .begin = reinterpret_cast<int32_t*>(rows + 4 * width),
                   .end = reinterpret_cast<int32_t*>(rows + 5 * width)};
     constexpr double kLog2E = 1.4426950408889634;
-    load_transposed(at(task_.args.q, p_.q, panel.first, task_.head), p_.q.token, panel.queries,
-                    p_.head_dim, static_cast<float>(p_.scale * kLog2E), panel.qt, width);
+    const Rows q = queries(at(task_.args.q, p_.q, panel.first, task_.head), panel.queries);
+    load_transposed(q.first, q.stride, panel.queries, p_.head_dim,
+                    static_cast<float>(p_.scale * kLog2E), panel.qt, width);
     for (int64_t i = 0; i < width; i += kLanes) {
       hn::Store(hn::Set(d, -HUGE_VALF), d, panel.lane.max + i);
       hn::Store(hn::Zero(d), d, panel.lane.sum + i);
@@ -276,14 +302,17 @@ class PanelsForward {
 }  // namespace
 
 void attention_forward(const ForwardTask& task, float* scratch) {
-  PanelsForward(task, scratch).run();
+  if (task.problem.dtype == DType::f32)
+    PanelsForward<float>(task, scratch).run();
+  else
+    PanelsForward<bf16>(task, scratch).run();
 }
 int64_t attention_forward_lanes() { return kLanes; }
 
 }  // namespace HWY_NAMESPACE
 }  // namespace fovea
 HWY_AFTER_NAMESPACE();
-#endif  // FOVEA_ATTENTION_SIMD
+#endif  // FOVEA_SIMD
 
 #if HWY_ONCE
 namespace fovea::attention_detail {
@@ -312,20 +341,23 @@ class HwyForward final : public KernelPlan<AttentionArgs> {
                              .end_panel = std::min(first + panels_.per_task, panels_.count)};
       if (head < p_.heads_kept)
         function_(task, context.worker<float>(worker));
+      else if (p_.dtype == DType::f32)
+        drop<float>(task);
       else
-        drop(task);
+        drop<bf16>(task);
     });
   }
 
  private:
   // Zeros for the queries of a head that is not kept.
+  template <class T>
   void drop(const ForwardTask& task) const {
     const int64_t end =
         task.end_panel < panels_.count ? panels_.first_query(task.end_panel) : p_.tq;
     for (int64_t i = panels_.first_query(task.first_panel); i < end; ++i) {
-      float* out = static_cast<float*>(task.args.out) + task.batch * p_.out.batch +
-                   i * p_.out.token + task.head * p_.out.head;
-      std::fill_n(out, p_.value_dim, 0.0f);
+      T* out = static_cast<T*>(task.args.out) + task.batch * p_.out.batch + i * p_.out.token +
+               task.head * p_.out.head;
+      std::fill_n(out, p_.value_dim, T(0.0f));
       if (p_.want_lse && task.args.lse)
         static_cast<float*>(task.args.lse)[(task.batch * p_.heads + task.head) * p_.tq + i] = 0;
     }
@@ -339,8 +371,8 @@ class HwyForward final : public KernelPlan<AttentionArgs> {
 template <ForwardFunction kFunction, int64_t (*kLanesOf)()>
 std::unique_ptr<KernelPlan<AttentionArgs>> plan_hwy(const AttentionProblem& problem) {
   check(problem, false);
-  if (problem.dtype != DType::f32 || problem.head_dim > 256 || problem.value_dim > 256)
-    return nullptr;
+  if (problem.dtype != DType::f32 && problem.dtype != DType::bf16) return nullptr;
+  if (problem.head_dim > 256 || problem.value_dim > 256) return nullptr;
   return std::make_unique<HwyForward>(problem, kFunction, kLanesOf());
 }
 
@@ -348,21 +380,11 @@ std::unique_ptr<KernelPlan<AttentionArgs>> plan_hwy(const AttentionProblem& prob
 
 void append_hwy([[maybe_unused]] std::vector<AttentionKernel>& list) {
   [[maybe_unused]] const int64_t supported = hwy::SupportedTargets();
-#if HWY_TARGETS & HWY_AVX3
-  if (supported & HWY_AVX3)
-    list.push_back(
-        {"hwy_avx3", plan_hwy<N_AVX3::attention_forward, N_AVX3::attention_forward_lanes>});
-#endif
-#if HWY_TARGETS & HWY_AVX2
-  if (supported & HWY_AVX2)
-    list.push_back(
-        {"hwy_avx2", plan_hwy<N_AVX2::attention_forward, N_AVX2::attention_forward_lanes>});
-#endif
-#if HWY_TARGETS & HWY_SSE4
-  if (supported & HWY_SSE4)
-    list.push_back(
-        {"hwy_sse4", plan_hwy<N_SSE4::attention_forward, N_SSE4::attention_forward_lanes>});
-#endif
+#define FOVEA_ADD(bit, target, name) \
+  if (supported & bit)               \
+    list.push_back({name, plan_hwy<target::attention_forward, target::attention_forward_lanes>});
+  FOVEA_FOR_EACH_TARGET(FOVEA_ADD)
+#undef FOVEA_ADD
 }
 
 }  // namespace fovea::attention_detail

@@ -1,9 +1,11 @@
 // The plain reference: loops as the formulas stand, sums in double, O(tk) memory for each worker.
 #include <algorithm>
 #include <cmath>
+#include <type_traits>
 
 #include "fovea/base/error.h"
 #include "fovea/kernels/attention.h"
+#include "fovea/kernels/convert.h"
 
 namespace fovea::attention_detail {
 namespace {
@@ -15,15 +17,30 @@ T* row(T* base, const AttentionStrides& s, int64_t b, int64_t t, int64_t h) {
 }
 
 template <class T>
+double number(T x) {
+  return convert<double, false>(x);
+}
+template <class T>
+T rounded(double x) {
+  return convert<T, false>(x);
+}
+
+template <class T>
 double dot(const T* a, const T* b, int64_t n) {
   double sum = 0;
-  for (int64_t i = 0; i < n; ++i) sum += static_cast<double>(a[i]) * static_cast<double>(b[i]);
+  for (int64_t i = 0; i < n; ++i) sum += number(a[i]) * number(b[i]);
   return sum;
 }
+
+// Of the log-sum-exp.
+template <class T>
+using LseType = std::conditional_t<std::is_same_v<T, bf16>, float, T>;
 
 template <class T>
 class RefForward final : public KernelPlan<AttentionArgs> {
  public:
+  using Lse = LseType<T>;
+
   explicit RefForward(const AttentionProblem& problem) : p_(problem) {
     worker_scratch_bytes = static_cast<size_t>(p_.tk + p_.value_dim) * sizeof(double);
   }
@@ -42,10 +59,11 @@ class RefForward final : public KernelPlan<AttentionArgs> {
     const T* k = static_cast<const T*>(args.k);
     const T* v = static_cast<const T*>(args.v);
     T* out = row(static_cast<T*>(args.out), p_.out, b, i, h);
-    T* lse = p_.want_lse && args.lse ? static_cast<T*>(args.lse) + (b * p_.heads + h) * p_.tq + i
-                                     : nullptr;
-    std::fill_n(out, p_.value_dim, T(0));
-    if (lse) *lse = T(0);
+    Lse* lse = p_.want_lse && args.lse
+                   ? static_cast<Lse*>(args.lse) + (b * p_.heads + h) * p_.tq + i
+                   : nullptr;
+    std::fill_n(out, p_.value_dim, rounded<T>(0));
+    if (lse) *lse = 0;
     if (h >= p_.heads_kept) return;
     const KeyRange keys = visible_keys(p_, i, key_length(p_, args.key_lengths, b));
     double* score = scratch;
@@ -56,7 +74,7 @@ class RefForward final : public KernelPlan<AttentionArgs> {
       max = std::max(max, score[j]);
     }
     if (keys.end <= keys.begin) {
-      if (lse) *lse = T(-INFINITY);
+      if (lse) *lse = -INFINITY;
       return;
     }
     std::fill_n(sum_v, p_.value_dim, 0.0);
@@ -65,10 +83,10 @@ class RefForward final : public KernelPlan<AttentionArgs> {
       const double e = std::exp(score[j] - max);
       const T* vj = row(v, p_.v, b, j, g);
       sum += e;
-      for (int64_t d = 0; d < p_.value_dim; ++d) sum_v[d] += e * static_cast<double>(vj[d]);
+      for (int64_t d = 0; d < p_.value_dim; ++d) sum_v[d] += e * number(vj[d]);
     }
-    for (int64_t d = 0; d < p_.value_dim; ++d) out[d] = static_cast<T>(sum_v[d] / sum);
-    if (lse) *lse = static_cast<T>(max + std::log(sum));
+    for (int64_t d = 0; d < p_.value_dim; ++d) out[d] = rounded<T>(sum_v[d] / sum);
+    if (lse) *lse = static_cast<Lse>(max + std::log(sum));
   }
 
   AttentionProblem p_;
@@ -79,6 +97,8 @@ class RefForward final : public KernelPlan<AttentionArgs> {
 template <class T>
 class RefBackward final : public KernelPlan<AttentionBackwardArgs> {
  public:
+  using Lse = LseType<T>;
+
   explicit RefBackward(const AttentionProblem& problem) : p_(problem) {
     worker_scratch_bytes =
         static_cast<size_t>((p_.tk + 1) * p_.head_dim + p_.tk * p_.value_dim) * sizeof(double);
@@ -104,14 +124,14 @@ class RefBackward final : public KernelPlan<AttentionBackwardArgs> {
         std::fill_n(dq, p_.head_dim, 0.0);
         if (h < p_.heads_kept) query(args, b, h, g, i, dq, dk, dv);
         T* to = row(static_cast<T*>(args.dq), p_.dq, b, i, h);
-        for (int64_t d = 0; d < p_.head_dim; ++d) to[d] = static_cast<T>(dq[d]);
+        for (int64_t d = 0; d < p_.head_dim; ++d) to[d] = rounded<T>(dq[d]);
       }
     }
     for (int64_t j = 0; j < p_.tk; ++j) {
       T* to_k = row(static_cast<T*>(args.dk), p_.dk, b, j, g);
       T* to_v = row(static_cast<T*>(args.dv), p_.dv, b, j, g);
-      for (int64_t d = 0; d < p_.head_dim; ++d) to_k[d] = static_cast<T>(dk[j * p_.head_dim + d]);
-      for (int64_t d = 0; d < p_.value_dim; ++d) to_v[d] = static_cast<T>(dv[j * p_.value_dim + d]);
+      for (int64_t d = 0; d < p_.head_dim; ++d) to_k[d] = rounded<T>(dk[j * p_.head_dim + d]);
+      for (int64_t d = 0; d < p_.value_dim; ++d) to_v[d] = rounded<T>(dv[j * p_.value_dim + d]);
     }
   }
 
@@ -120,8 +140,7 @@ class RefBackward final : public KernelPlan<AttentionBackwardArgs> {
     const T* q = row(static_cast<const T*>(args.q), p_.q, b, i, h);
     const T* out = row(static_cast<const T*>(args.out), p_.out, b, i, h);
     const T* dout = row(static_cast<const T*>(args.dout), p_.dout, b, i, h);
-    const double lse =
-        static_cast<double>(static_cast<const T*>(args.lse)[(b * p_.heads + h) * p_.tq + i]);
+    const double lse = number(static_cast<const Lse*>(args.lse)[(b * p_.heads + h) * p_.tq + i]);
     const double delta = dot(dout, out, p_.value_dim);
     const KeyRange keys = visible_keys(p_, i, key_length(p_, args.key_lengths, b));
     for (int64_t j = keys.begin; j < keys.end; ++j) {
@@ -132,10 +151,10 @@ class RefBackward final : public KernelPlan<AttentionBackwardArgs> {
       double* dkj = dk + j * p_.head_dim;
       double* dvj = dv + j * p_.value_dim;
       for (int64_t d = 0; d < p_.head_dim; ++d) {
-        dq[d] += ds * static_cast<double>(k[d]);
-        dkj[d] += ds * static_cast<double>(q[d]);
+        dq[d] += ds * number(k[d]);
+        dkj[d] += ds * number(q[d]);
       }
-      for (int64_t d = 0; d < p_.value_dim; ++d) dvj[d] += prob * static_cast<double>(dout[d]);
+      for (int64_t d = 0; d < p_.value_dim; ++d) dvj[d] += prob * number(dout[d]);
     }
   }
 
@@ -148,6 +167,7 @@ std::unique_ptr<KernelPlan<AttentionArgs>> plan_ref(const AttentionProblem& prob
   check(problem, false);
   if (problem.dtype == DType::f32) return std::make_unique<RefForward<float>>(problem);
   if (problem.dtype == DType::f64) return std::make_unique<RefForward<double>>(problem);
+  if (problem.dtype == DType::bf16) return std::make_unique<RefForward<bf16>>(problem);
   return nullptr;
 }
 
@@ -156,6 +176,7 @@ std::unique_ptr<KernelPlan<AttentionBackwardArgs>> plan_backward_ref(
   check(problem, true);
   if (problem.dtype == DType::f32) return std::make_unique<RefBackward<float>>(problem);
   if (problem.dtype == DType::f64) return std::make_unique<RefBackward<double>>(problem);
+  if (problem.dtype == DType::bf16) return std::make_unique<RefBackward<bf16>>(problem);
   return nullptr;
 }
 

@@ -1,124 +1,18 @@
-#include "fovea/kernels/attention.h"
-
-#include <gtest/gtest.h>
-
-#include <cmath>
-#include <cstdlib>
-#include <cstring>
-#include <string>
-#include <vector>
+#include "fovea/kernels/attention_test.h"
 
 #include "fovea/base/error.h"
-#include "fovea/base/philox.h"
 
 namespace fovea {
 namespace {
 
+using attention_test::Arrays;
+using attention_test::backward_ref;
+using attention_test::Case;
+using attention_test::expect_near;
+using attention_test::forward_ref;
+using attention_test::run_plan;
+
 constexpr double kInf = std::numeric_limits<double>::infinity();
-
-// Planning and running with scratch full of NaN, so that nothing unwritten is read unnoticed.
-template <class Args>
-void run_plan(const KernelPlan<Args>& plan, const Args& args, int threads = 1) {
-  ThreadPool pool(threads);
-  const auto aligned = [](size_t bytes) { return (bytes + 127) / 64 * 64; };
-  const size_t stride = aligned(plan.worker_scratch_bytes);
-  const size_t total = stride * static_cast<size_t>(threads) + aligned(plan.scratch_bytes);
-  std::byte* memory = static_cast<std::byte*>(std::aligned_alloc(64, total));
-  std::memset(memory, 0xff, total);
-  plan.run(args, {.pool = &pool,
-                  .scratch = memory + stride * static_cast<size_t>(threads),
-                  .worker_scratch = memory,
-                  .worker_stride = stride});
-  std::free(memory);
-}
-
-// The arrays of one problem in one type; what a kernel writes starts as NaN.
-template <class T>
-struct Arrays {
-  std::vector<T> q, k, v, dout, out, lse, dq, dk, dv;
-  std::vector<int32_t> lengths;
-
-  explicit Arrays(const AttentionProblem& p) {
-    const auto size = [](int64_t a, int64_t b, int64_t c, int64_t d) {
-      return static_cast<size_t>(a * b * c * d);
-    };
-    q.resize(size(p.batch, p.tq, p.heads, p.head_dim));
-    k.resize(size(p.batch, p.tk, p.kv_heads, p.head_dim));
-    v.resize(size(p.batch, p.tk, p.kv_heads, p.value_dim));
-    dout.resize(size(p.batch, p.tq, p.heads, p.value_dim));
-    out.assign(dout.size(), T(NAN));
-    lse.assign(size(p.batch, p.heads, p.tq, 1), T(NAN));
-    dq.assign(q.size(), T(NAN));
-    dk.assign(k.size(), T(NAN));
-    dv.assign(v.size(), T(NAN));
-  }
-  void randomise(uint64_t seed, float factor = 1) {
-    PhiloxStream random(seed, stream_id("attention_test"));
-    for (auto* array : {&q, &k, &v, &dout})
-      for (T& x : *array) x = static_cast<T>(random.normal());
-    for (T& x : q) x *= static_cast<T>(factor);
-  }
-  template <class U>
-  void copy_inputs(const Arrays<U>& from) {
-    q.assign(from.q.begin(), from.q.end());
-    k.assign(from.k.begin(), from.k.end());
-    v.assign(from.v.begin(), from.v.end());
-    dout.assign(from.dout.begin(), from.dout.end());
-    lengths = from.lengths;
-  }
-  AttentionArgs forward() {
-    return {.q = q.data(),
-            .k = k.data(),
-            .v = v.data(),
-            .out = out.data(),
-            .lse = lse.data(),
-            .key_lengths = lengths.empty() ? nullptr : lengths.data()};
-  }
-  AttentionBackwardArgs backward() {
-    return {.q = q.data(),
-            .k = k.data(),
-            .v = v.data(),
-            .out = out.data(),
-            .lse = lse.data(),
-            .dout = dout.data(),
-            .dq = dq.data(),
-            .dk = dk.data(),
-            .dv = dv.data(),
-            .key_lengths = lengths.empty() ? nullptr : lengths.data()};
-  }
-};
-
-struct Case {
-  int64_t batch = 1, tq = 1, tk = 1, heads = 1, kv_heads = 1, dim = 8, value_dim = 8;
-  bool causal = false;
-  int64_t left = -1, right = -1, heads_kept = -1;
-  std::vector<int32_t> lengths{};
-
-  AttentionProblem problem(bool packed, DType dtype) const {
-    AttentionProblem p{.dtype = dtype,
-                       .batch = batch,
-                       .tq = tq,
-                       .tk = tk,
-                       .heads = heads,
-                       .kv_heads = kv_heads,
-                       .heads_kept = heads_kept < 0 ? heads : heads_kept,
-                       .head_dim = dim,
-                       .value_dim = value_dim,
-                       .scale = 1 / std::sqrt(static_cast<double>(dim)),
-                       .causal = causal,
-                       .window_left = left,
-                       .window_right = right,
-                       .want_lse = true};
-    set_dense_strides(p, packed);
-    return p;
-  }
-  std::string text(std::string_view kernel, bool packed) const {
-    std::string s(kernel);
-    for (int64_t n : {batch, tq, tk, heads, kv_heads, dim, value_dim, left, right, heads_kept})
-      s += " " + std::to_string(n);
-    return s + (causal ? " causal" : "") + (packed ? " packed" : " head-major");
-  }
-};
 
 // batch, tq, tk, heads, kv_heads, dim, value_dim
 std::vector<Case> cases() {
@@ -149,30 +43,9 @@ std::vector<Case> cases() {
   return list;
 }
 
-// Within tolerance times the largest value, or `largest` if that is more.
-template <class T>
-void expect_near(const std::vector<T>& got, const std::vector<double>& want, double tolerance,
-                 const std::string& what, double largest = 1e-30) {
-  ASSERT_EQ(got.size(), want.size());
-  for (double x : want)
-    if (std::isfinite(x)) largest = std::max(largest, std::abs(x));
-  for (size_t i = 0; i < want.size(); ++i) {
-    const double x = static_cast<double>(got[i]);
-    if (x == want[i]) continue;  // infinities too
-    ASSERT_LE(std::abs(x - want[i]), tolerance * largest)
-        << what << " [" << i << "]: " << x << " instead of " << want[i];
-  }
-}
-
-void forward_ref(const AttentionProblem& p, Arrays<double>& a) {
-  run_plan(*attention_detail::plan_ref(p), a.forward());
-}
-void backward_ref(const AttentionProblem& p, Arrays<double>& a) {
-  run_plan(*attention_detail::plan_backward_ref(p), a.backward());
-}
-
 TEST(Attention, TheListIsBestFirstAndEndsWithTheReference) {
-  const std::vector<std::string_view> order = {"hwy_avx3", "hwy_avx2", "hwy_sse4", "ref"};
+  const std::vector<std::string_view> order = {"short_avx3", "short_avx2", "short_sse4", "hwy_avx3",
+                                               "hwy_avx2",   "hwy_sse4",   "ref"};
   const auto check = [&](const auto& list) {
     ASSERT_FALSE(list.empty());
     EXPECT_EQ(list.back().name, "ref");
@@ -200,7 +73,7 @@ TEST(Attention, EveryKernelMatchesDoublePrecision) {
         Arrays<float> got(c.problem(packed, DType::f32));
         got.copy_inputs(a);
         const auto plan = kernel.plan(c.problem(packed, DType::f32));
-        ASSERT_NE(plan, nullptr) << kernel.name;
+        if (!plan) continue;
         run_plan(*plan, got.forward());
         const std::string what = c.text(kernel.name, packed);
         expect_near(got.out, want.out, 3e-6, what + " out");
@@ -227,7 +100,7 @@ TEST(Attention, EveryGradientMatchesDoublePrecision) {
         got.out.assign(want.out.begin(), want.out.end());
         got.lse.assign(want.lse.begin(), want.lse.end());
         const auto plan = kernel.plan(p);
-        ASSERT_NE(plan, nullptr) << kernel.name;
+        if (!plan) continue;
         run_plan(*plan, got.backward());
         const std::string what = c.text(kernel.name, packed);
         // Where the terms of dP - delta cancel (one key seen), their size counts, not the result's.
@@ -279,6 +152,7 @@ TEST(Attention, AQueryWithoutKeysGivesZeroAndMinusInfinityAndNoGradient) {
   const Case c{.tq = 60, .tk = 20, .dim = 16, .value_dim = 16, .causal = true};  // 40 empty rows
   const AttentionProblem p = c.problem(true, DType::f32);
   for (size_t which = 0; which < attention_kernels().size(); ++which) {
+    if (!attention_kernels()[which].plan(p)) continue;
     Arrays<float> a(p);
     a.randomise(4);
     run_plan(*attention_kernels()[which].plan(p), a.forward());
@@ -306,6 +180,7 @@ TEST(Attention, ScoresOfTenThousandStayFinite) {
   forward_ref(c.problem(true, DType::f64), want);
   backward_ref(c.problem(true, DType::f64), want);
   for (size_t which = 0; which < attention_kernels().size(); ++which) {
+    if (!attention_kernels()[which].plan(p)) continue;
     const std::string name(attention_kernels()[which].name);
     Arrays<float> got(p);
     got.copy_inputs(a);
@@ -330,6 +205,7 @@ TEST(Attention, TheBitsAreTheSameForAnyNumberOfThreads) {
                .causal = true};
   const AttentionProblem p = c.problem(true, DType::f32);
   for (size_t which = 0; which < attention_kernels().size(); ++which) {
+    if (!attention_kernels()[which].plan(p)) continue;
     Arrays<float> one(p);
     one.randomise(6);
     run_plan(*attention_kernels()[which].plan(p), one.forward());
@@ -412,7 +288,7 @@ TEST(Attention, WhatSimdDoesNotSupportIsLeftToTheReference) {
   EXPECT_EQ(who(Case{}.problem(true, DType::f64)), "ref");
   EXPECT_EQ(who(Case{.dim = 257}.problem(true, DType::f32)), "ref");
   EXPECT_EQ(who(Case{.value_dim = 257}.problem(true, DType::f32)), "ref");
-  EXPECT_EQ(who(Case{}.problem(true, DType::bf16)), "");
+  EXPECT_EQ(who(Case{}.problem(true, DType::f16)), "");
 }
 
 TEST(Attention, AWrongProblemIsAnErrorThatNamesIt) {

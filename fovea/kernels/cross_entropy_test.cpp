@@ -1,5 +1,7 @@
 #include "fovea/kernels/cross_entropy.h"
 
+#include <string>
+
 #include "fovea/kernels/leaf_test.h"
 
 namespace fovea {
@@ -108,6 +110,99 @@ TEST(CrossEntropy, TheGradientMayLieOnTheLogitsWithAnyNumberOfThreads) {
   auto d = x;
   run(cross_entropy_grad_kernels(), p, {d.data(), labels.data(), dloss.data(), d.data()});
   EXPECT_TRUE(leaf::same_bits(d, backward(p, x, labels, dloss)));
+}
+
+template <class Args>
+void run_one(const Kernel<CrossEntropyProblem, Args>& kernel, const CrossEntropyProblem& problem,
+             const Args& args, int threads = 1) {
+  const auto plan = kernel.plan(problem);
+  ASSERT_NE(plan, nullptr) << kernel.name;
+  leaf::run<CrossEntropyProblem, Args>(*plan, args, threads);
+}
+
+// Each kernel beside the reference in double, of which the other tests are.
+void compare(int64_t rows, int64_t classes, double smoothing) {
+  SCOPED_TRACE(std::to_string(rows) + " x " + std::to_string(classes));
+  const CrossEntropyProblem p{DType::f32, rows, classes, smoothing};
+  const CrossEntropyProblem p64{DType::f64, rows, classes, smoothing};
+  const auto x = numbers<float>(rows * classes, 76, -15, 25), dloss = numbers<float>(rows, 77);
+  auto labels = labels_for(rows, classes);
+  for (size_t i = 5; i < labels.size(); i += 9) labels[i] = static_cast<int32_t>(classes);
+  const std::vector<double> x64(x.begin(), x.end()), dloss64(dloss.begin(), dloss.end());
+  const auto loss64 = forward(p64, x64, labels);
+  const auto d64 = backward(p64, x64, labels, dloss64);
+  for (const auto& kernel : cross_entropy_kernels()) {
+    std::vector<float> loss(labels.size());
+    run_one(kernel, p, {x.data(), labels.data(), loss.data()});
+    leaf::expect_close(loss, loss64, 5e-6, kernel.name.data());
+  }
+  for (const auto& kernel : cross_entropy_grad_kernels()) {
+    std::vector<float> d(x.size());
+    run_one(kernel, p, {x.data(), labels.data(), dloss.data(), d.data()});
+    leaf::expect_close(d, d64, 2e-6, kernel.name.data());
+  }
+}
+
+TEST(CrossEntropy, EachKernelAgreesWithTheReferenceInDouble) {
+  for (double smoothing : {0.0, 0.1, 1.0})
+    for (int64_t classes : {1, 2, 5, 10, 16, 33, 64, 128, 129, 700, 1000})
+      compare(31, classes, smoothing);
+  compare(6, 32000, 0);
+  compare(6, 32001, 0.1);
+}
+
+TEST(CrossEntropy, InEachKernelMaskedLogitsStayFiniteAndEmptiedRowsAreNan) {
+  for (size_t n : {size_t{3}, size_t{50}, size_t{700}}) {
+    std::vector<float> x(4 * n, -INFINITY);
+    x[0] = x[n - 1] = -1000;  // two possible classes
+    x[n] = 1e30f;             // label far from the maximum
+    x[n + 1] = 0;
+    x[2 * n + 1] = NAN;  // and a row wholly -infinity
+    const std::vector<int32_t> labels = {0, 1, 0, 0};
+    const CrossEntropyProblem p{DType::f32, 4, static_cast<int64_t>(n), 0};
+    for (const auto& kernel : cross_entropy_kernels()) {
+      std::vector<float> loss(4);
+      run_one(kernel, p, {x.data(), labels.data(), loss.data()});
+      EXPECT_NEAR(loss[0], std::log(2.0), 1e-6) << kernel.name;
+      EXPECT_EQ(loss[1], 1e30f) << kernel.name;
+      EXPECT_TRUE(std::isnan(loss[2]) && std::isnan(loss[3])) << kernel.name;
+    }
+    for (const auto& kernel : cross_entropy_grad_kernels()) {
+      std::vector<float> d(4 * n);
+      const std::vector<float> dloss(4, 2);
+      run_one(kernel, p, {x.data(), labels.data(), dloss.data(), d.data()});
+      for (size_t i = 0; i < n; ++i) {
+        EXPECT_NEAR(d[i], i == 0 ? -1 : i + 1 == n ? 1 : 0, 1e-6) << kernel.name;
+        EXPECT_EQ(d[n + i], i == 0 ? 2 : i == 1 ? -2 : 0) << kernel.name;
+        EXPECT_TRUE(std::isnan(d[2 * n + i]) && std::isnan(d[3 * n + i])) << kernel.name;
+      }
+    }
+  }
+}
+
+TEST(CrossEntropy, EachKernelMayWorkInPlaceWithAnyNumberOfThreads) {
+  for (int64_t classes : {10, 700}) {
+    const int64_t rows = 30000 / classes;
+    const CrossEntropyProblem p{DType::f32, rows, classes, 0.1};
+    const auto x = numbers<float>(rows * classes, 78), dloss = numbers<float>(rows, 79);
+    const auto labels = labels_for(rows, classes);
+    for (const auto& kernel : cross_entropy_kernels())
+      leaf::expect_same_bits_for_any_threads([&](int threads) {
+        std::vector<float> loss(labels.size());
+        run_one(kernel, p, {x.data(), labels.data(), loss.data()}, threads);
+        return loss;
+      });
+    for (const auto& kernel : cross_entropy_grad_kernels()) {
+      std::vector<float> apart(x.size());
+      run_one(kernel, p, {x.data(), labels.data(), dloss.data(), apart.data()});
+      leaf::expect_same_bits_for_any_threads([&](int threads) {
+        auto d = x;
+        run_one(kernel, p, {d.data(), labels.data(), dloss.data(), d.data()}, threads);
+        EXPECT_TRUE(leaf::same_bits(apart, d)) << kernel.name;
+        return d;
+      });
+    }
+  }
 }
 
 TEST(CrossEntropy, WhatIsNotSupportedHasNoPlan) {

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <memory>
 
+#include "fovea/kernels/hwy_lists.h"
 #include "fovea/kernels/lanes.h"
 
 namespace fovea {
@@ -92,8 +93,8 @@ std::unique_ptr<KernelPlan<DropoutArgs>> plan_dropout(const DropoutProblem& p) {
 }  // namespace
 
 std::span<const Kernel<DropoutProblem, DropoutArgs>> dropout_kernels() {
-  static constexpr Kernel<DropoutProblem, DropoutArgs> kList[] = {{"ref", plan_dropout}};
-  return kList;
+  static const auto list = with_hwy<DropoutProblem, DropoutArgs>(plan_dropout);
+  return list;
 }
 
 }  // namespace fovea

@@ -1,12 +1,16 @@
 #include "fovea/kernels/dropout.h"
 
-#include "fovea/kernels/leaf_test.h"
+#include "fovea/base/philox.h"
+#include "fovea/kernels/every_kernel_test.h"
 
 namespace fovea {
 namespace {
 
 using leaf::numbers;
-using leaf::run;
+
+class Dropout : public leaf::EveryKernel {};
+INSTANTIATE_TEST_SUITE_P(Kernels, Dropout, testing::ValuesIn(leaf::kernel_names(dropout_kernels())),
+                         leaf::name_of);
 
 using Rng = std::vector<int32_t>;  // seed, step, first sample
 
@@ -14,11 +18,11 @@ template <class T>
 std::vector<T> dropout(const DropoutProblem& p, const std::vector<T>& x, const Rng& rng,
                        int threads = 1) {
   std::vector<T> y(x.size());
-  run(dropout_kernels(), p, {x.data(), rng.data(), y.data()}, threads);
+  leaf::run_current(dropout_kernels(), p, {x.data(), rng.data(), y.data()}, threads);
   return y;
 }
 
-TEST(Dropout, FollowsThePhiloxNumbersOfTheElement) {
+TEST_P(Dropout, FollowsThePhiloxNumbersOfTheElement) {
   constexpr uint64_t stream = 0x123456789abcdef0ull;
   const DropoutProblem p{DType::f64, 3, 55, 0.4, stream};
   const auto x = numbers<double>(165, 61, 1, 2);
@@ -32,7 +36,35 @@ TEST(Dropout, FollowsThePhiloxNumbersOfTheElement) {
   }
 }
 
-TEST(Dropout, ElementsBeyondFourBillionHaveNumbersOfTheirOwn) {
+TEST_P(Dropout, GivesTheBitsOfTheReference) {
+  constexpr uint64_t stream = 0xfedcba9876543210ull;
+  for (int64_t per : {1, 3, 16, 61, 513, 20003})
+    for (double rate : {0.0, 0.1, 0.5, 0.999, 1.0})
+      // The first element stands anywhere in its block of four, and beyond 2^32.
+      for (int32_t first : {0, 1, 3, 1 << 30}) {
+        const DropoutProblem p{DType::f32, 3, per, rate, stream};
+        auto x = numbers<float>(3 * per, 67);
+        x[0] = INFINITY;
+        const Rng rng = {-7, 9, first};
+        std::vector<float> expected(x.size());
+        leaf::run(dropout_kernels(), p, {x.data(), rng.data(), expected.data()});
+        ASSERT_TRUE(leaf::same_bits(dropout(p, x, rng, 2), expected)) << per << " at " << rate;
+      }
+}
+
+TEST_P(Dropout, CountersMayCrossTheirLowerWord) {
+  // Element 2^34, where the block's number passes 2^32, lies within the samples.
+  constexpr int64_t part = 200;
+  constexpr auto first = static_cast<int32_t>((int64_t{1} << 34) / part) - 3;
+  const auto x = numbers<float>(10 * part, 68);
+  const DropoutProblem p{DType::f32, 10, part, 0.5, 11};
+  std::vector<float> expected(x.size());
+  const Rng rng = {1, 2, first};
+  leaf::run(dropout_kernels(), p, {x.data(), rng.data(), expected.data()});
+  EXPECT_TRUE(leaf::same_bits(dropout(p, x, rng), expected));
+}
+
+TEST_P(Dropout, ElementsBeyondFourBillionHaveNumbersOfTheirOwn) {
   const DropoutProblem p{DType::f64, 1, 400, 0.5, 3};
   const DropoutProblem large{DType::f64, 1, int64_t{1} << 20, 0.5, 3};
   const std::vector<double> x(size_t{1} << 20, 1.0);
@@ -42,7 +74,7 @@ TEST(Dropout, ElementsBeyondFourBillionHaveNumbersOfTheirOwn) {
   EXPECT_FALSE(std::equal(near.begin(), near.end(), far.begin()));
 }
 
-TEST(Dropout, KeepsItsShareAndItsMean) {
+TEST_P(Dropout, KeepsItsShareAndItsMean) {
   const std::vector<float> x(100000, 1.0f);
   const auto y = dropout({DType::f32, 100, 1000, 0.3, 5}, x, {1, 1, 0});
   double sum = 0, zeros = 0;
@@ -54,7 +86,7 @@ TEST(Dropout, KeepsItsShareAndItsMean) {
   EXPECT_NEAR(sum / 1e5, 1.0, 0.02);
 }
 
-TEST(Dropout, MicroBatchesAgreeWithTheWholeBatch) {
+TEST_P(Dropout, MicroBatchesAgreeWithTheWholeBatch) {
   constexpr int64_t per = 37;
   const auto x = numbers<float>(10 * per, 62);
   const auto whole = dropout({DType::f32, 10, per, 0.5, 8}, x, {3, 4, 20});
@@ -63,7 +95,7 @@ TEST(Dropout, MicroBatchesAgreeWithTheWholeBatch) {
   EXPECT_TRUE(std::equal(part.begin(), part.end(), whole.begin() + 4 * per));
 }
 
-TEST(Dropout, SeedStepAndStreamChangeTheMask) {
+TEST_P(Dropout, SeedStepAndStreamChangeTheMask) {
   const std::vector<float> x(200, 1.0f);
   const DropoutProblem p{DType::f32, 1, 200, 0.5, 8};
   const auto y = dropout(p, x, {3, 4, 0});
@@ -73,13 +105,13 @@ TEST(Dropout, SeedStepAndStreamChangeTheMask) {
   EXPECT_EQ(y, dropout(p, x, {3, 4, 0}));
 }
 
-TEST(Dropout, RateZeroCopiesAndRateOneClears) {
+TEST_P(Dropout, RateZeroCopiesAndRateOneClears) {
   const auto x = numbers<float>(50, 63);
   EXPECT_EQ(dropout({DType::f32, 5, 10, 0, 8}, x, {3, 4, 0}), x);
   EXPECT_EQ(dropout({DType::f32, 5, 10, 1, 8}, x, {3, 4, 0}), std::vector<float>(50, 0.0f));
 }
 
-TEST(Dropout, IsItsOwnGradient) {
+TEST_P(Dropout, IsItsOwnGradient) {
   auto x = numbers<double>(40, 64);
   const auto dy = numbers<double>(40, 65);
   const DropoutProblem p{DType::f64, 4, 10, 0.5, 8};
@@ -89,17 +121,18 @@ TEST(Dropout, IsItsOwnGradient) {
   leaf::expect_close(dropout(p, dy, rng), expected, 1e-8, "dx");
 }
 
-TEST(Dropout, MayWorkInPlaceWithAnyNumberOfThreads) {
+TEST_P(Dropout, MayWorkInPlaceWithAnyNumberOfThreads) {
   const auto x = numbers<float>(70001, 66);
   const DropoutProblem p{DType::f32, 1, 70001, 0.5, 8};
   const Rng rng = {3, 4, 1};
   leaf::expect_same_bits_for_any_threads([&](int t) { return dropout(p, x, rng, t); });
   auto y = x;
-  run(dropout_kernels(), p, {y.data(), rng.data(), y.data()}, 2);
+  leaf::run_current(dropout_kernels(), p, {y.data(), rng.data(), y.data()}, 2);
   EXPECT_TRUE(leaf::same_bits(y, dropout(p, x, rng)));
 }
 
-TEST(Dropout, WhatIsNotSupportedHasNoPlan) {
+TEST_P(Dropout, WhatIsNotSupportedHasNoPlan) {
+  EXPECT_TRUE(leaf::current_supports(dropout_kernels(), {DType::f32, 1, 1, 0.5, 0}));
   EXPECT_FALSE(leaf::supported(dropout_kernels(), {DType::i32, 1, 1, 0.5, 0}));
   EXPECT_FALSE(leaf::supported(dropout_kernels(), {DType::f32, 1, 1, 1.5, 0}));
   EXPECT_FALSE(leaf::supported(dropout_kernels(), {DType::f32, 1, 1, -0.5, 0}));

@@ -1,15 +1,20 @@
-#include <cmath>
 #include <memory>
 #include <utility>
 
 #include "fovea/kernels/convert.h"
 #include "fovea/kernels/elementwise.h"
+#include "fovea/kernels/elementwise_scalar.h"
+#include "fovea/kernels/hwy_lists.h"
 #include "fovea/kernels/lanes.h"
 #include "fovea/kernels/storage.h"
 #include "fovea/kernels/strided.h"
 
 namespace fovea {
 namespace {
+
+using elementwise::apply;
+using elementwise::BinaryOps;
+using elementwise::UnaryOps;
 
 constexpr bool real(DType d) { return d == DType::f32 || d == DType::f64; }
 
@@ -35,118 +40,6 @@ constexpr bool supports(BinaryOp op, DType d) {
   const bool compares = op >= BinaryOp::equal && op <= BinaryOp::greater_equal;
   if (d == DType::u8) return compares || op == BinaryOp::max || op == BinaryOp::min;
   return d == DType::i32 && (compares || op <= BinaryOp::min);
-}
-
-// Whole numbers wrap around: computed without a sign, where that is defined.
-template <class T>
-auto wide(T x) {
-  if constexpr (std::is_integral_v<T>)
-    return static_cast<uint32_t>(x);
-  else
-    return x;
-}
-
-template <UnaryOp Op, class T>
-auto apply(T x) {
-  if constexpr (Op == UnaryOp::is_finite)
-    return static_cast<uint8_t>(std::isfinite(x));
-  else if constexpr (Op == UnaryOp::logical_not)
-    return static_cast<uint8_t>(x == 0);
-  else if constexpr (Op == UnaryOp::neg && std::is_integral_v<T>)
-    return static_cast<T>(0u - wide(x));
-  else if constexpr (Op == UnaryOp::neg)
-    return -x;
-  else if constexpr (Op == UnaryOp::abs && std::is_integral_v<T>)
-    return static_cast<T>(x < 0 ? 0u - wide(x) : wide(x));
-  else if constexpr (Op == UnaryOp::abs)
-    return std::abs(x);
-  else if constexpr (Op == UnaryOp::exp)
-    return lanes::exp(x);
-  else if constexpr (Op == UnaryOp::log)
-    return std::log(x);
-  else if constexpr (Op == UnaryOp::sqrt)
-    return std::sqrt(x);
-  else if constexpr (Op == UnaryOp::rsqrt)
-    return T{1} / std::sqrt(x);
-  else if constexpr (Op == UnaryOp::tanh)
-    return std::tanh(x);
-  else if constexpr (Op == UnaryOp::sigmoid)
-    return lanes::sigmoid(x);
-  else if constexpr (Op == UnaryOp::relu)
-    return x < 0 ? T{0} : x;
-  else if constexpr (Op == UnaryOp::silu)
-    return x * lanes::sigmoid(x);
-  else if constexpr (Op == UnaryOp::gelu)
-    return x * lanes::normal(x).cumulative;
-  else if constexpr (Op == UnaryOp::square)
-    return static_cast<T>(wide(x) * wide(x));
-  else if constexpr (Op == UnaryOp::reciprocal)
-    return T{1} / x;
-  else if constexpr (Op == UnaryOp::erf)
-    return std::erf(x);
-  else if constexpr (Op == UnaryOp::sin)
-    return std::sin(x);
-  else if constexpr (Op == UnaryOp::cos)
-    return std::cos(x);
-  else if constexpr (Op == UnaryOp::floor)
-    return std::floor(x);
-  else {
-    static_assert(Op == UnaryOp::sign);
-    if constexpr (std::is_integral_v<T>)
-      return static_cast<T>((x > 0) - (x < 0));
-    else
-      return x > 0 ? T{1} : x < 0 ? T{-1} : x;  // zero and NaN stay
-  }
-}
-
-template <BinaryOp Op, class T>
-auto apply(T a, T b) {
-  if constexpr (Op == BinaryOp::add)
-    return static_cast<T>(wide(a) + wide(b));
-  else if constexpr (Op == BinaryOp::sub)
-    return static_cast<T>(wide(a) - wide(b));
-  else if constexpr (Op == BinaryOp::mul)
-    return static_cast<T>(wide(a) * wide(b));
-  else if constexpr (Op == BinaryOp::div && std::is_integral_v<T>)
-    return b == 0 ? T{0} : static_cast<T>(int64_t{a} / b);
-  else if constexpr (Op == BinaryOp::div)
-    return a / b;
-  else if constexpr (Op == BinaryOp::max)
-    return lanes::larger(a, b);
-  else if constexpr (Op == BinaryOp::min)
-    return lanes::smaller(a, b);
-  else if constexpr (Op == BinaryOp::pow)
-    return std::pow(a, b);
-  else if constexpr (Op == BinaryOp::equal)
-    return static_cast<uint8_t>(a == b);
-  else if constexpr (Op == BinaryOp::not_equal)
-    return static_cast<uint8_t>(a != b);
-  else if constexpr (Op == BinaryOp::less)
-    return static_cast<uint8_t>(a < b);
-  else if constexpr (Op == BinaryOp::less_equal)
-    return static_cast<uint8_t>(a <= b);
-  else if constexpr (Op == BinaryOp::greater)
-    return static_cast<uint8_t>(a > b);
-  else if constexpr (Op == BinaryOp::greater_equal)
-    return static_cast<uint8_t>(a >= b);
-  else if constexpr (Op == BinaryOp::logical_and)
-    return static_cast<uint8_t>(a != 0 && b != 0);
-  else if constexpr (Op == BinaryOp::logical_or)
-    return static_cast<uint8_t>(a != 0 || b != 0);
-  else if constexpr (Op == BinaryOp::gelu_grad) {
-    const auto p = lanes::normal(a);
-    return b * (p.cumulative + a * p.density);
-  } else if constexpr (Op == BinaryOp::silu_grad) {
-    const T s = lanes::sigmoid(a);
-    return b * (s * (T{1} + a * (T{1} - s)));
-  } else if constexpr (Op == BinaryOp::tanh_grad)
-    return b * (T{1} - a * a);
-  else if constexpr (Op == BinaryOp::sigmoid_grad)
-    return b * (a * (T{1} - a));
-  else {
-    static_assert(Op == BinaryOp::relu_grad);
-    return a > 0 ? b : T{0};
-  }
 }
 
 // One row of n elements that lie the given strides apart; the output is dense.
@@ -288,9 +181,6 @@ class SelectPlan final : public KernelPlan<SelectArgs> {
   StridedLoop<4> loop_;
 };
 
-using UnaryOps = std::make_index_sequence<static_cast<size_t>(UnaryOp::logical_not) + 1>;
-using BinaryOps = std::make_index_sequence<static_cast<size_t>(BinaryOp::relu_grad) + 1>;
-
 std::unique_ptr<KernelPlan<UnaryArgs>> plan_unary(const UnaryProblem& p) {
   const UnaryRow row = visit_dtype(p.dtype, [&]<DType D>() { return row_of<D>(p.op, UnaryOps{}); });
   auto loop = StridedLoop<2>::make(p.dims, {p.strides, {}});
@@ -336,20 +226,20 @@ std::unique_ptr<KernelPlan<CastArgs>> plan_cast(const CastProblem& p) {
 }  // namespace
 
 std::span<const Kernel<UnaryProblem, UnaryArgs>> unary_kernels() {
-  static constexpr Kernel<UnaryProblem, UnaryArgs> kList[] = {{"ref", plan_unary}};
-  return kList;
+  static const auto list = with_hwy<UnaryProblem, UnaryArgs>(plan_unary);
+  return list;
 }
 std::span<const Kernel<BinaryProblem, BinaryArgs>> binary_kernels() {
-  static constexpr Kernel<BinaryProblem, BinaryArgs> kList[] = {{"ref", plan_binary}};
-  return kList;
+  static const auto list = with_hwy<BinaryProblem, BinaryArgs>(plan_binary);
+  return list;
 }
 std::span<const Kernel<SelectProblem, SelectArgs>> select_kernels() {
-  static constexpr Kernel<SelectProblem, SelectArgs> kList[] = {{"ref", plan_select}};
-  return kList;
+  static const auto list = with_hwy<SelectProblem, SelectArgs>(plan_select);
+  return list;
 }
 std::span<const Kernel<CastProblem, CastArgs>> cast_kernels() {
-  static constexpr Kernel<CastProblem, CastArgs> kList[] = {{"ref", plan_cast}};
-  return kList;
+  static const auto list = with_hwy<CastProblem, CastArgs>(plan_cast);
+  return list;
 }
 
 }  // namespace fovea

@@ -18,6 +18,7 @@ struct KernelContext {
   std::byte* scratch = nullptr;         // scratch_bytes, shared by all workers
   std::byte* worker_scratch = nullptr;  // threads() pieces of worker_stride bytes
   size_t worker_stride = 0;             // >= worker_scratch_bytes
+  const std::byte* packed = nullptr;    // what pack() wrote; null: nothing was packed ahead
 
   template <class T>
   T* worker(int w) const {
@@ -34,8 +35,14 @@ class KernelPlan {
   virtual ~KernelPlan() = default;
   virtual void run(const Args& args, const KernelContext& context) const noexcept = 0;
 
+  // Writes packed_bytes: the operand that stays the same from run to run (the weight of a product),
+  // in the order in which the kernel reads it. Who calls it once passes the result in
+  // KernelContext::packed; where that is null, run() packs for itself, into its scratch.
+  virtual void pack(const Args&, std::byte*) const noexcept {}
+
   size_t scratch_bytes = 0;
   size_t worker_scratch_bytes = 0;  // for each worker
+  size_t packed_bytes = 0;          // 0: there is nothing to pack
 };
 
 template <class Problem, class Args>

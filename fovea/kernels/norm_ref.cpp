@@ -1,15 +1,17 @@
-#include "fovea/kernels/norm.h"
-
+// The plain reference, and the lists of the kernels.
 #include <algorithm>
 #include <cmath>
 #include <memory>
+#include <vector>
 
 #include "fovea/kernels/lanes.h"
+#include "fovea/kernels/norm.h"
 
 namespace fovea {
 namespace {
 
-template <class T>
+// T is the type of the problem, Y that of y.
+template <class T, class Y>
 class NormPlan final : public KernelPlan<NormArgs> {
  public:
   explicit NormPlan(const NormProblem& p) : p_(p) {}
@@ -24,7 +26,14 @@ class NormPlan final : public KernelPlan<NormArgs> {
     T* rstds = static_cast<T*>(args.rstd);
     lanes::for_rows(*context.pool, p_.rows, n, [&](int64_t r) {
       const T* x = static_cast<const T*>(args.x) + r * n;
-      T* y = static_cast<T*>(args.y) + r * n;
+      Y* y = static_cast<Y*>(args.y) + r * n;
+      if (args.residual) {
+        T* sum = static_cast<T*>(args.sum) + r * n;
+        lanes::map(
+            n, sum, [](T v, T u) { return v + u; }, x,
+            static_cast<const T*>(args.residual) + r * n);
+        x = sum;
+      }
       const T mean = layer ? lanes::sum<T>(
                                  n, [](T v) { return v; }, x) *
                                  inverse
@@ -36,16 +45,17 @@ class NormPlan final : public KernelPlan<NormArgs> {
       if (rstds) rstds[r] = rstd;
       if (weight && bias)
         lanes::map(
-            n, y, [=](T v, T w, T b) { return (v - mean) * rstd * w + b; }, x, weight, bias);
+            n, y, [=](T v, T w, T b) { return static_cast<Y>((v - mean) * rstd * w + b); }, x,
+            weight, bias);
       else if (weight)
         lanes::map(
-            n, y, [=](T v, T w) { return (v - mean) * rstd * w; }, x, weight);
+            n, y, [=](T v, T w) { return static_cast<Y>((v - mean) * rstd * w); }, x, weight);
       else if (bias)
         lanes::map(
-            n, y, [=](T v, T b) { return (v - mean) * rstd + b; }, x, bias);
+            n, y, [=](T v, T b) { return static_cast<Y>((v - mean) * rstd + b); }, x, bias);
       else
         lanes::map(
-            n, y, [=](T v) { return (v - mean) * rstd; }, x);
+            n, y, [=](T v) { return static_cast<Y>((v - mean) * rstd); }, x);
     });
   }
 
@@ -54,8 +64,9 @@ class NormPlan final : public KernelPlan<NormArgs> {
 };
 
 // Each block of 256 rows has its own sums for dweight and dbias in the scratch, [block][2][cols] in
-// double, which are then added in the order of the blocks.
-template <class T>
+// double, which are then added in the order of the blocks. T is the type of the problem, Y that of
+// dy.
+template <class T, class Y>
 class NormGradPlan final : public KernelPlan<NormGradArgs> {
  public:
   explicit NormGradPlan(const NormProblem& p) : p_(p) {
@@ -78,26 +89,20 @@ class NormGradPlan final : public KernelPlan<NormGradArgs> {
         const T mean = layer ? static_cast<const T*>(args.mean)[r] : T{0};
         const T rstd = static_cast<const T*>(args.rstd)[r];
         const T* x = static_cast<const T*>(args.x) + r * n;
-        const T* dy = static_cast<const T*>(args.dy) + r * n;
+        const Y* dy = static_cast<const Y*>(args.dy) + r * n;
         // Before dx, which may lie on top of dy or x.
         if (dweight)
           lanes::map(
               n, weight_sum,
-              [=](double s, T g, T v) { return s + double{g * ((v - mean) * rstd)}; },
+              [=](double s, Y g, T v) {
+                return s + static_cast<double>(static_cast<T>(g) * ((v - mean) * rstd));
+              },
               static_cast<const double*>(weight_sum), dy, x);
         if (dbias)
           lanes::map(
-              n, bias_sum, [](double s, T g) { return s + double{g}; },
+              n, bias_sum, [](double s, Y g) { return s + static_cast<double>(static_cast<T>(g)); },
               static_cast<const double*>(bias_sum), dy);
-        if (!args.dx) continue;
-        T* dx = static_cast<T*>(args.dx) + r * n;
-        const T* weight = static_cast<const T*>(args.weight);
-        if (weight)
-          input_row(
-              mean, rstd, dx, [](T g, T w) { return g * w; }, x, dy, weight);
-        else
-          input_row(
-              mean, rstd, dx, [](T g) { return g; }, x, dy);
+        if (args.dx) input_row(args, r, mean, rstd);
       }
     });
     lanes::for_flat(*context.pool, n, [&](int64_t start, int64_t count) {
@@ -114,9 +119,25 @@ class NormGradPlan final : public KernelPlan<NormGradArgs> {
   }
 
  private:
+  void input_row(const NormGradArgs& args, int64_t r, T mean, T rstd) const {
+    const int64_t at = r * p_.cols;
+    const T* x = static_cast<const T*>(args.x) + at;
+    const Y* dy = static_cast<const Y*>(args.dy) + at;
+    const T* weight = static_cast<const T*>(args.weight);
+    T* dx = static_cast<T*>(args.dx) + at;
+    const T* add = args.add ? static_cast<const T*>(args.add) + at : nullptr;
+    if (weight)
+      input_row(
+          mean, rstd, dx, add, [](Y g, T w) { return static_cast<T>(g) * w; }, x, dy, weight);
+    else
+      input_row(
+          mean, rstd, dx, add, [](Y g) { return static_cast<T>(g); }, x, dy);
+  }
+
   // g(dy, weight...) is the gradient at the normalised value h.
   template <class G, class... W>
-  void input_row(T mean, T rstd, T* dx, G g, const T* x, const W*... dy_weight) const {
+  void input_row(T mean, T rstd, T* dx, const T* add, G g, const T* x,
+                 const W*... dy_weight) const {
     const int64_t n = p_.cols;
     const T inverse = T{1} / static_cast<T>(n);
     const T mean_g =
@@ -125,34 +146,55 @@ class NormGradPlan final : public KernelPlan<NormGradArgs> {
         lanes::sum<T>(
             n, [=](T v, auto... w) { return g(w...) * ((v - mean) * rstd); }, x, dy_weight...) *
         inverse;
-    lanes::map(
-        n, dx,
-        [=](T v, auto... w) { return rstd * (g(w...) - mean_g - (v - mean) * rstd * mean_gh); }, x,
-        dy_weight...);
+    const auto slope = [=](T v, auto... w) {
+      return rstd * (g(w...) - mean_g - (v - mean) * rstd * mean_gh);
+    };
+    if (add)
+      lanes::map(
+          n, dx, [=](T a, T v, auto... w) { return a + slope(v, w...); }, add, x, dy_weight...);
+    else
+      lanes::map(n, dx, slope, x, dy_weight...);
   }
 
   NormProblem p_;
   int64_t blocks_ = 0;
 };
 
-template <class Args, template <class> class Plan>
+template <class Args, template <class, class> class Plan>
 std::unique_ptr<KernelPlan<Args>> plan_norm(const NormProblem& p) {
   if (p.rows < 0 || p.cols < 1 || !(p.epsilon >= 0)) return nullptr;
-  if (p.dtype == DType::f32) return std::make_unique<Plan<float>>(p);
-  if (p.dtype == DType::f64) return std::make_unique<Plan<double>>(p);
+  if (p.dtype == DType::f32 && p.y == DType::f32) return std::make_unique<Plan<float, float>>(p);
+  if (p.dtype == DType::f32 && p.y == DType::bf16) return std::make_unique<Plan<float, bf16>>(p);
+  if (p.dtype == DType::f64 && p.y == DType::f64) return std::make_unique<Plan<double, double>>(p);
   return nullptr;
 }
 
 }  // namespace
 
+namespace norm_detail {
+// In norm_hwy.cpp and norm_grad_hwy.cpp: the kernels of the targets that this processor supports,
+// best first.
+void append_hwy(std::vector<Kernel<NormProblem, NormArgs>>& list);
+void append_hwy(std::vector<Kernel<NormProblem, NormGradArgs>>& list);
+
+namespace {
+template <class Args, template <class, class> class Plan>
+std::vector<Kernel<NormProblem, Args>> list_kernels() {
+  std::vector<Kernel<NormProblem, Args>> list;
+  append_hwy(list);
+  list.push_back({"ref", plan_norm<Args, Plan>});
+  return list;
+}
+}  // namespace
+}  // namespace norm_detail
+
 std::span<const Kernel<NormProblem, NormArgs>> norm_kernels() {
-  static constexpr Kernel<NormProblem, NormArgs> kList[] = {{"ref", plan_norm<NormArgs, NormPlan>}};
-  return kList;
+  static const auto list = norm_detail::list_kernels<NormArgs, NormPlan>();
+  return list;
 }
 std::span<const Kernel<NormProblem, NormGradArgs>> norm_grad_kernels() {
-  static constexpr Kernel<NormProblem, NormGradArgs> kList[] = {
-      {"ref", plan_norm<NormGradArgs, NormGradPlan>}};
-  return kList;
+  static const auto list = norm_detail::list_kernels<NormGradArgs, NormGradPlan>();
+  return list;
 }
 
 }  // namespace fovea

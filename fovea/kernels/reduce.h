@@ -33,4 +33,16 @@ struct ReduceArgs {
 };
 std::span<const Kernel<ReduceProblem, ReduceArgs>> reduce_kernels();
 
+// y = the sum of the squares of all elements of all arrays, in f64, rounded to dtype at the end:
+// the square of a global gradient norm in one sweep. f32 or f64.
+struct SumSquaresProblem {
+  DType dtype = DType::f32;
+  std::vector<int64_t> sizes;  // elements of each array
+};
+struct SumSquaresArgs {
+  const void* const* x = nullptr;  // one pointer for each size
+  void* y = nullptr;               // one element
+};
+std::span<const Kernel<SumSquaresProblem, SumSquaresArgs>> sum_squares_kernels();
+
 }  // namespace fovea

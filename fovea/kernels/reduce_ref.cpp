@@ -3,9 +3,10 @@
 #include <memory>
 #include <type_traits>
 
+#include "fovea/kernels/hwy_lists.h"
 #include "fovea/kernels/lanes.h"
 #include "fovea/kernels/reduce.h"
-#include "fovea/kernels/strided.h"
+#include "fovea/kernels/tensor_blocks.h"
 
 namespace fovea {
 namespace {
@@ -214,11 +215,54 @@ std::unique_ptr<KernelPlan<ReduceArgs>> plan_reduce(const ReduceProblem& p) {
   return nullptr;
 }
 
+template <class T>
+class SquaresPlan final : public KernelPlan<SumSquaresArgs> {
+ public:
+  explicit SquaresPlan(const SumSquaresProblem& p) : blocks_(p.sizes) {
+    scratch_bytes = static_cast<size_t>(blocks_.blocks()) * sizeof(double);
+  }
+
+  void run(const SumSquaresArgs& args, const KernelContext& context) const noexcept override {
+    double* partial = reinterpret_cast<double*>(context.scratch);
+    context.pool->parallel_for(blocks_.blocks(), [&](int64_t block, int) {
+      double sum = 0;
+      blocks_.for_block(block, [&](size_t i, int64_t start, int64_t n) {
+        sum += lanes::sum<double>(
+            n,
+            [](T v) {
+              const double d = static_cast<double>(v);
+              return d * d;
+            },
+            static_cast<const T*>(args.x[i]) + start);
+      });
+      partial[block] = sum;
+    });
+    double sum = 0;
+    for (int64_t block = 0; block < blocks_.blocks(); ++block) sum += partial[block];
+    *static_cast<T*>(args.y) = static_cast<T>(sum);
+  }
+
+ private:
+  TensorBlocks blocks_;
+};
+
+std::unique_ptr<KernelPlan<SumSquaresArgs>> plan_squares(const SumSquaresProblem& p) {
+  for (int64_t size : p.sizes)
+    if (size < 0) return nullptr;
+  if (p.dtype == DType::f32) return std::make_unique<SquaresPlan<float>>(p);
+  if (p.dtype == DType::f64) return std::make_unique<SquaresPlan<double>>(p);
+  return nullptr;
+}
+
 }  // namespace
 
 std::span<const Kernel<ReduceProblem, ReduceArgs>> reduce_kernels() {
-  static constexpr Kernel<ReduceProblem, ReduceArgs> kList[] = {{"ref", plan_reduce}};
-  return kList;
+  static const auto list = with_hwy<ReduceProblem, ReduceArgs>(plan_reduce);
+  return list;
+}
+std::span<const Kernel<SumSquaresProblem, SumSquaresArgs>> sum_squares_kernels() {
+  static const auto list = with_hwy<SumSquaresProblem, SumSquaresArgs>(plan_squares);
+  return list;
 }
 
 }  // namespace fovea

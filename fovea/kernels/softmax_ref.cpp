@@ -1,10 +1,11 @@
-#include "fovea/kernels/softmax.h"
-
+// The plain reference, and the lists of the kernels.
 #include <algorithm>
 #include <limits>
 #include <memory>
+#include <vector>
 
 #include "fovea/kernels/lanes.h"
+#include "fovea/kernels/softmax.h"
 
 namespace fovea {
 namespace {
@@ -94,15 +95,29 @@ std::unique_ptr<KernelPlan<Args>> plan_softmax(const SoftmaxProblem& p) {
 
 }  // namespace
 
+namespace softmax_detail {
+// In softmax_hwy.cpp: the kernels of the targets that this processor supports, best first.
+void append_hwy(std::vector<Kernel<SoftmaxProblem, SoftmaxArgs>>& list);
+void append_hwy(std::vector<Kernel<SoftmaxProblem, SoftmaxGradArgs>>& list);
+
+namespace {
+template <class Args, template <class> class Plan>
+std::vector<Kernel<SoftmaxProblem, Args>> list_kernels() {
+  std::vector<Kernel<SoftmaxProblem, Args>> list;
+  append_hwy(list);
+  list.push_back({"ref", plan_softmax<Args, Plan>});
+  return list;
+}
+}  // namespace
+}  // namespace softmax_detail
+
 std::span<const Kernel<SoftmaxProblem, SoftmaxArgs>> softmax_kernels() {
-  static constexpr Kernel<SoftmaxProblem, SoftmaxArgs> kList[] = {
-      {"ref", plan_softmax<SoftmaxArgs, SoftmaxPlan>}};
-  return kList;
+  static const auto list = softmax_detail::list_kernels<SoftmaxArgs, SoftmaxPlan>();
+  return list;
 }
 std::span<const Kernel<SoftmaxProblem, SoftmaxGradArgs>> softmax_grad_kernels() {
-  static constexpr Kernel<SoftmaxProblem, SoftmaxGradArgs> kList[] = {
-      {"ref", plan_softmax<SoftmaxGradArgs, SoftmaxGradPlan>}};
-  return kList;
+  static const auto list = softmax_detail::list_kernels<SoftmaxGradArgs, SoftmaxGradPlan>();
+  return list;
 }
 
 }  // namespace fovea

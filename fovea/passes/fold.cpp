@@ -145,13 +145,15 @@ class Folder {
     if (!context_.evaluate || n.op->source || n.op->random || n.types.size() != 1) return false;
     if (!known(n.types[0].shape)) return false;
     const int64_t count = element_count(n.types[0].shape).constant();
-    if (count == 0 || count > kMaxElements) return false;
+    int64_t before = 0;  // numbers that are there already: weights that are joined, cut or rounded
     for (Value v : in) {
       const Node& input = result_.node(v);
       if (!input.attrs.holds<ConstantAttrs>() || !known(result_.shape(v))) return false;
+      before += element_count(result_.shape(v)).constant();
       const auto& a = input.attrs.get<ConstantAttrs>();
       if (a.values.empty() && !stored(a)) return false;
     }
+    if (count == 0 || (count > kMaxElements && count > before)) return false;
     SymbolFinder finder;
     Attrs attrs = n.attrs;
     attrs.visit(finder);

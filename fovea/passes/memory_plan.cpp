@@ -103,10 +103,10 @@ class Planner {
 
   // Whether this output may stand where `input` stands, although the node reads it.
   static bool reads_in_place(const Node& n, int output, Value input) {
-    if (!n.op->in_place) return false;
-    if (n.types.size() == 1) return true;
-    if (std::count(n.inputs.begin(), n.inputs.end(), input) > 1) return false;
-    return n.inputs[static_cast<size_t>(output == 0 ? 0 : output + 1)] == input;
+    if (n.op->in_place) return true;
+    const int over = n.op->writes_over ? n.op->writes_over(n, output) : -1;
+    return over >= 0 && n.inputs[static_cast<size_t>(over)] == input &&
+           std::count(n.inputs.begin(), n.inputs.end(), input) == 1;
   }
 
   // An update may be written over its variable when each reader of the variable (through views,
@@ -173,7 +173,7 @@ class Planner {
         continue;
       }
       plan_.values_bytes += aligned(bytes);
-      buffers[i] = i == 0 && n.op->in_place ? dying_input(id, bytes) : -1;
+      buffers[i] = i == 0 ? dying_input(id, bytes) : -1;
       if (buffers[i] < 0) {
         buffers[i] = static_cast<int>(buffers_.size());
         buffers_.push_back({bytes, id, id, 0});

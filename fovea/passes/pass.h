@@ -27,6 +27,12 @@ struct PassContext {
   std::string differentiate_output;
   // Adds the optimiser's updates to a differentiated graph.
   std::function<Graph(const Graph&)> optimiser;
+  // The numbers of a variable that will not change any more, by name; nullptr for others. Empty:
+  // nothing is frozen.
+  std::function<HostTensorPtr(const std::string&)> weights;
+  bool bf16 = false;        // all products in bf16, not only those that say so
+  size_t memory_bytes = 0;  // what the arena may take for these sizes; 0: whatever it needs
+  SizeBindings sizes;
 };
 
 struct Pass {

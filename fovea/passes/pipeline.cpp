@@ -12,8 +12,16 @@
 #include "fovea/passes/dead_nodes.h"
 #include "fovea/passes/differentiate.h"
 #include "fovea/passes/fold.h"
+#include "fovea/passes/freeze.h"
 #include "fovea/passes/fuse_attention.h"
+#include "fovea/passes/fuse_elementwise.h"
+#include "fovea/passes/fuse_linear.h"
+#include "fovea/passes/fuse_norm.h"
+#include "fovea/passes/join_projections.h"
 #include "fovea/passes/lower.h"
+#include "fovea/passes/mixed_precision.h"
+#include "fovea/passes/narrow_heads.h"
+#include "fovea/passes/recompute.h"
 
 namespace fovea {
 
@@ -26,13 +34,22 @@ Graph optimise(const Graph& graph, const PassContext& context) {
 std::span<const Pass> pipeline() {
   static constexpr Pass kPasses[] = {
       {"apply_level", apply_level},
+      {"freeze", freeze},
+      {"narrow_heads", narrow_heads},
       {"fuse_attention", fuse_attention},
+      {"join_projections", join_projections},
+      {"fuse_linear", fuse_linear},
       {"differentiate", differentiate},
       {"optimiser", optimise},
+      {"fuse_gradients", fuse_gradients},
+      {"mixed_precision", mixed_precision},
       {"lower", lower},
       {"fold", fold},
       {"common_subexpressions", common_subexpressions},
       {"dead_nodes", dead_nodes},
+      {"fuse_norm", fuse_norm},
+      {"fuse_elementwise", fuse_elementwise},
+      {"recompute", recompute},
   };
   return kPasses;
 }

@@ -10,48 +10,92 @@ namespace {
 
 AttentionProblem problem_of(const NodeProblem& n) {
   const auto& a = n.attrs<AttentionAttrs>();
-  const auto q = n.input_dims(0), k = n.input_dims(1), v = n.input_dims(2);
+  const auto q = n.input_dims(0);
   AttentionProblem p;
   p.dtype = n.input(0).dtype;
   p.batch = q[0];
   p.tq = q[1];
-  p.tk = k[1];
   p.heads = a.heads;
   p.kv_heads = a.kv();
   p.heads_kept = a.kept();
-  p.head_dim = q[2] / a.heads;
-  p.value_dim = v[2] / a.kv();
+  if (a.packed) {
+    p.tk = p.tq;
+    p.head_dim = p.value_dim = q[2] / (p.heads + 2 * p.kv_heads);
+  } else {
+    p.tk = n.input_dims(1)[1];
+    p.head_dim = q[2] / p.heads;
+    p.value_dim = n.input_dims(2)[2] / p.kv_heads;
+  }
   p.scale = a.scale != 0 ? a.scale : 1 / std::sqrt(static_cast<double>(p.head_dim));
   p.causal = a.causal;
   p.window_left = a.window_left;
   p.window_right = a.window_right;
   set_dense_strides(p, /*packed=*/true);
+  if (a.packed)
+    p.q = p.k = p.v = p.dq = p.dk =
+        p.dv = {.batch = p.tq * q[2], .token = q[2], .head = p.head_dim};
   return p;
 }
+
+// Where q, k and v begin: in three values, or in one behind each other.
+class Operands {
+ public:
+  explicit Operands(const NodeProblem& n) : packed_(n.attrs<AttentionAttrs>().packed) {
+    if (!packed_) return;
+    const auto& a = n.attrs<AttentionAttrs>();
+    const auto element = static_cast<int64_t>(dtype_size(n.input(0).dtype));
+    const int64_t head = n.input_dims(0)[2] / (a.heads + 2 * a.kv()) * element;
+    k_ = static_cast<size_t>(a.heads * head);
+    v_ = static_cast<size_t>((a.heads + a.kv()) * head);
+  }
+  size_t count() const { return packed_ ? 1 : 3; }
+  template <class P>
+  P q(P const* values) const {
+    return values[0];
+  }
+  template <class P>
+  P k(P const* values) const {
+    return packed_ ? shifted(values[0], k_) : values[1];
+  }
+  template <class P>
+  P v(P const* values) const {
+    return packed_ ? shifted(values[0], v_) : values[2];
+  }
+
+ private:
+  static const void* shifted(const void* p, size_t bytes) {
+    return static_cast<const std::byte*>(p) + bytes;
+  }
+  static void* shifted(void* p, size_t bytes) { return static_cast<std::byte*>(p) + bytes; }
+
+  bool packed_;
+  size_t k_ = 0, v_ = 0;  // bytes
+};
 
 std::unique_ptr<NodePlan> bind_attention(const NodeProblem& n, const KernelChoice& choice) {
   AttentionProblem p = problem_of(n);
   p.want_lse = n.attrs<AttentionAttrs>().lse;
   return bind_kernel(
       n, "attention", attention_kernels(), p, choice,
-      [lse = p.want_lse](const void* const* in, void* const* out) {
+      [o = Operands(n), lse = p.want_lse](const void* const* in, void* const* out) {
         return AttentionArgs{
-            .q = in[0], .k = in[1], .v = in[2], .out = out[0], .lse = lse ? out[1] : nullptr};
+            .q = o.q(in), .k = o.k(in), .v = o.v(in), .out = out[0], .lse = lse ? out[1] : nullptr};
       });
 }
 
 std::unique_ptr<NodePlan> bind_attention_grad(const NodeProblem& n, const KernelChoice& choice) {
   return bind_kernel(n, "attention_backward", attention_backward_kernels(), problem_of(n), choice,
-                     [](const void* const* in, void* const* out) {
-                       return AttentionBackwardArgs{.q = in[0],
-                                                    .k = in[1],
-                                                    .v = in[2],
-                                                    .out = in[3],
-                                                    .lse = in[4],
-                                                    .dout = in[5],
-                                                    .dq = out[0],
-                                                    .dk = out[1],
-                                                    .dv = out[2]};
+                     [o = Operands(n)](const void* const* in, void* const* out) {
+                       const void* const* rest = in + o.count();
+                       return AttentionBackwardArgs{.q = o.q(in),
+                                                    .k = o.k(in),
+                                                    .v = o.v(in),
+                                                    .out = rest[0],
+                                                    .lse = rest[1],
+                                                    .dout = rest[2],
+                                                    .dq = o.q(out),
+                                                    .dk = o.k(out),
+                                                    .dv = o.v(out)};
                      });
 }
 

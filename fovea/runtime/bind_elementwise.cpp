@@ -1,5 +1,6 @@
+#include "fovea/graph/elementwise_steps.h"
 #include "fovea/graph/op_attrs.h"
-#include "fovea/kernels/elementwise.h"
+#include "fovea/kernels/elementwise_chain.h"
 #include "fovea/runtime/binding.h"
 
 namespace fovea {
@@ -54,6 +55,35 @@ std::unique_ptr<NodePlan> bind_cast(const NodeProblem& n, const KernelChoice& ch
                      });
 }
 
+std::unique_ptr<NodePlan> bind_chain(const NodeProblem& n, const KernelChoice& choice) {
+  ChainProblem p;
+  p.dims = n.output_dims();
+  p.y = n.output().dtype;
+  for (size_t i = 0; i < n.node.inputs.size(); ++i)
+    p.inputs.push_back({n.input(i).dtype, broadcast_strides(n.input_dims(i), p.dims)});
+  const auto& texts = n.attrs<ElementwiseAttrs>().steps;
+  for (const ElementwiseStep& from : parse_steps(texts, static_cast<int>(p.inputs.size()))) {
+    ChainStep step;
+    step.a = from.operands[0];
+    if (from.operands.size() > 1) step.b = from.operands[1];
+    if (from.operands.size() > 2) step.c = from.operands[2];
+    if (from.operands.size() == 1) {
+      step.kind = ChainStep::Kind::unary;
+      step.unary = kind_of<UnaryOp>(from.op->name);
+    } else if (from.operands.size() == 2) {
+      step.kind = ChainStep::Kind::binary;
+      step.binary = kind_of<BinaryOp>(from.op->name);
+    } else {
+      step.kind = ChainStep::Kind::select;
+    }
+    p.steps.push_back(step);
+  }
+  return bind_kernel(n, "elementwise", chain_kernels(), p, choice,
+                     [](const void* const* in, void* const* out) {
+                       return ChainArgs{in, out[0]};
+                     });
+}
+
 }  // namespace
 
 BindingGroup elementwise_bindings() {
@@ -62,8 +92,10 @@ BindingGroup elementwise_bindings() {
   for (std::string_view name : enum_names(BinaryOp{})) g.bindings.push_back({name, bind_binary});
   g.bindings.push_back({"select", bind_select});
   g.bindings.push_back({"cast", bind_cast});
+  g.bindings.push_back({"elementwise", bind_chain});
   g.families = {family_of("unary", unary_kernels()), family_of("binary", binary_kernels()),
-                family_of("select", select_kernels()), family_of("cast", cast_kernels())};
+                family_of("select", select_kernels()), family_of("cast", cast_kernels()),
+                family_of("elementwise", chain_kernels())};
   return g;
 }
 

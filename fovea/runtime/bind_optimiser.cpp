@@ -9,20 +9,16 @@ namespace {
 
 std::unique_ptr<NodePlan> bind_adamw(const NodeProblem& n, const KernelChoice& choice) {
   const auto& a = n.attrs<AdamwAttrs>();
-  const AdamWProblem p{n.input(0).dtype, product(n.input_dims(0)), a.beta1, a.beta2, a.eps,
-                       a.weight_decay};
+  AdamWProblem p{n.input(0).dtype, {}, a.beta1, a.beta2, a.eps, a.weight_decay};
+  const size_t scalars = n.node.inputs.size() - 3;
+  for (size_t i = 0; i < scalars; i += 4) p.sizes.push_back(product(n.input_dims(i)));
   return bind_kernel(n, "adamw", adamw_kernels(), p, choice,
-                     [](const void* const* in, void* const* out) {
-                       return AdamWArgs{.w = in[0],
-                                        .g = in[1],
-                                        .m = in[2],
-                                        .v = in[3],
-                                        .lr = static_cast<const float*>(in[4]),
-                                        .step = static_cast<const int32_t*>(in[5]),
-                                        .grad_scale = static_cast<const float*>(in[6]),
-                                        .w_out = out[0],
-                                        .m_out = out[1],
-                                        .v_out = out[2]};
+                     [scalars](const void* const* in, void* const* out) {
+                       return AdamWArgs{.inputs = in,
+                                        .lr = static_cast<const float*>(in[scalars]),
+                                        .step = static_cast<const int32_t*>(in[scalars + 1]),
+                                        .grad_scale = static_cast<const float*>(in[scalars + 2]),
+                                        .outputs = out};
                      });
 }
 

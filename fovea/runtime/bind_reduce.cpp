@@ -18,14 +18,24 @@ std::unique_ptr<NodePlan> bind_reduce(const NodeProblem& n, const KernelChoice& 
                      });
 }
 
+std::unique_ptr<NodePlan> bind_sum_squares(const NodeProblem& n, const KernelChoice& choice) {
+  SumSquaresProblem p{n.output().dtype, {}};
+  for (size_t i = 0; i < n.node.inputs.size(); ++i) p.sizes.push_back(product(n.input_dims(i)));
+  return bind_kernel(n, "sum_squares", sum_squares_kernels(), p, choice,
+                     [](const void* const* in, void* const* out) {
+                       return SumSquaresArgs{in, out[0]};
+                     });
+}
+
 }  // namespace
 
 BindingGroup reduce_bindings() {
   return {{{"reduce_sum", bind_reduce<ReduceOp::sum>},
            {"reduce_mean", bind_reduce<ReduceOp::mean>},
            {"reduce_max", bind_reduce<ReduceOp::max>},
-           {"reduce_min", bind_reduce<ReduceOp::min>}},
-          {family_of("reduce", reduce_kernels())}};
+           {"reduce_min", bind_reduce<ReduceOp::min>},
+           {"sum_squares", bind_sum_squares}},
+          {family_of("reduce", reduce_kernels()), family_of("sum_squares", sum_squares_kernels())}};
 }
 
 }  // namespace fovea

@@ -44,9 +44,15 @@ class NodePlan {
   virtual void run(const void* const* inputs, void* const* outputs,
                    const KernelContext& context) const noexcept = 0;
 
+  // Writes packed_bytes for KernelContext::packed, once, where none of packed_inputs ever changes;
+  // reads no other input.
+  virtual void pack(const void* const* /*inputs*/, std::byte* /*to*/) const noexcept {}
+
   std::string kernel;  // "matmul:dnnl"
   size_t scratch_bytes = 0;
   size_t worker_scratch_bytes = 0;
+  size_t packed_bytes = 0;
+  std::vector<size_t> packed_inputs;
 };
 
 // Which kernel a family must use: FOVEA_FORCE_KERNEL=attention=hwy_avx2,matmul=ref.
@@ -133,10 +139,15 @@ class SingleKernel final : public NodePlan {
       : plan_(std::move(plan)), fill_(std::move(fill)) {
     scratch_bytes = plan_->scratch_bytes;
     worker_scratch_bytes = plan_->worker_scratch_bytes;
+    packed_bytes = plan_->packed_bytes;
   }
   void run(const void* const* inputs, void* const* outputs,
            const KernelContext& context) const noexcept override {
     plan_->run(fill_(inputs, outputs), context);
+  }
+  void pack(const void* const* inputs, std::byte* to) const noexcept override {
+    void* const none[8] = {};
+    plan_->pack(fill_(inputs, none), to);
   }
 
  private:

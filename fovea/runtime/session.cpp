@@ -67,8 +67,9 @@ bool all_finite(const std::byte* bytes, size_t count, bool* nan) {
   const auto* p = reinterpret_cast<const T*>(bytes);
   bool good = true;
   for (size_t i = 0; i < count; ++i) {
-    if (std::isnan(p[i])) *nan = true;
-    if (!std::isfinite(p[i])) good = false;
+    const auto x = static_cast<std::conditional_t<std::is_same_v<T, bf16>, float, T>>(p[i]);
+    if (std::isnan(x)) *nan = true;
+    if (!std::isfinite(x)) good = false;
   }
   return good;
 }
@@ -76,12 +77,13 @@ bool all_finite(const std::byte* bytes, size_t count, bool* nan) {
 }  // namespace
 
 Session::Session(Graph graph, std::shared_ptr<VariableStore> variables,
-                 std::shared_ptr<ThreadPool> pool, uint64_t seed)
+                 std::shared_ptr<ThreadPool> pool, SessionOptions options)
     : graph_(std::move(graph)),
       variables_(std::move(variables)),
       pool_(std::move(pool)),
-      choice_(KernelChoice::from_environment()) {
-  variables_->create(graph_, seed);
+      choice_(std::move(options.kernels)),
+      arena_(options.arena ? std::move(options.arena) : std::make_shared<Arena>()) {
+  variables_->create(graph_, options.seed);
 }
 
 Execution& Session::prepare(const SizeBindings& bindings) {
@@ -91,16 +93,25 @@ Execution& Session::prepare(const SizeBindings& bindings) {
       return *plans_.front().second;
     }
   std::unique_ptr<Execution> made(new Execution(*this, bindings));
-  grow_arena(made->total_bytes_);  // first: a plan without its memory must not stay in the cache
+  arena_->grow(made->total_bytes_);  // first: a plan without its memory must not stay in the cache
   plans_.emplace_front(bindings, std::move(made));
   if (plans_.size() > kPlans) plans_.pop_back();
   return *plans_.front().second;
 }
 
-void Session::grow_arena(size_t bytes) {
-  if (bytes <= arena_.size()) return;
-  arena_ = AlignedBuffer(bytes, "arena");
-  ++arena_generation_;
+void Arena::grow(size_t bytes) {
+  if (bytes <= buffer_.size()) return;
+  buffer_ = AlignedBuffer();  // first: both at once might be too much
+  buffer_ = AlignedBuffer(bytes, "arena");
+  ++generation_;
+}
+
+const AlignedBuffer* Session::constant(const Graph& graph, const Node& node) {
+  // The text names type and values, or the hash of the values.
+  const std::string key = node.attrs.text(Attrs(ConstantAttrs{}));
+  const auto known = constants_.find(key);
+  if (known != constants_.end()) return &known->second;
+  return &constants_.emplace(key, constant_bytes(graph, node)).first->second;
 }
 
 Execution::Execution(Session& session, const SizeBindings& bindings)
@@ -117,7 +128,7 @@ Execution::Execution(Session& session, const SizeBindings& bindings)
       input_offset_[static_cast<size_t>(id)] = end;
       end += aligned(memory_.slot({id, 0}).bytes);
     } else if (n.op->name == "constant") {
-      constant_data_[static_cast<size_t>(id)] = constant_bytes(graph_, n);
+      constant_data_[static_cast<size_t>(id)] = session.constant(graph_, n);
     }
     if (n.op->source || n.op->view) continue;
     const Binding* binding = find_binding(n.op->name);
@@ -130,6 +141,7 @@ Execution::Execution(Session& session, const SizeBindings& bindings)
     step.plan = binding->bind({graph_, n}, session.choice_);
     scratch = std::max(scratch, step.plan->scratch_bytes);
     worker = std::max(worker, step.plan->worker_scratch_bytes);
+    if (step.plan->packed_bytes > 0) pack_constants(step);
     steps_.push_back(std::move(step));
   }
   scratch_offset_ = end;
@@ -138,17 +150,35 @@ Execution::Execution(Session& session, const SizeBindings& bindings)
   total_bytes_ = worker_offset_ + worker_stride_ * static_cast<size_t>(session.pool_->threads());
 }
 
+void Execution::pack_constants(Step& step) {
+  const Node& n = graph_.node(step.node);
+  std::vector<const void*> inputs(n.inputs.size());
+  for (size_t i : step.plan->packed_inputs) {
+    const AlignedBuffer* data = constant_data_[static_cast<size_t>(n.inputs[i].node)];
+    if (!data) return;
+    inputs[i] = data->data();
+  }
+  step.packed = AlignedBuffer(step.plan->packed_bytes, "packed weights");
+  step.plan->pack(inputs.data(), step.packed.data());
+}
+
+size_t Execution::packed_bytes() const {
+  size_t bytes = 0;
+  for (const Step& step : steps_) bytes += step.packed.size();
+  return bytes;
+}
+
 std::byte* Execution::address(Value v) const {
   const Slot& s = memory_.slot(v);
   switch (s.place) {
     case Place::arena:
-      return session_.arena_.data() + s.offset;
+      return session_.arena_->data() + s.offset;
     case Place::input:
-      return session_.arena_.data() + input_offset_[static_cast<size_t>(s.node)];
+      return session_.arena_->data() + input_offset_[static_cast<size_t>(s.node)];
     case Place::variable:
       return session_.variables_->get(graph_.node(s.node).name).data.data();
     case Place::constant:
-      return const_cast<std::byte*>(constant_data_[static_cast<size_t>(s.node)].data());
+      return const_cast<std::byte*>(constant_data_[static_cast<size_t>(s.node)]->data());
     case Place::unused:
       break;
   }
@@ -156,7 +186,7 @@ std::byte* Execution::address(Value v) const {
 }
 
 void Execution::resolve() {
-  if (resolved_for_ == session_.arena_generation_) return;
+  if (resolved_for_ == session_.arena_->generation()) return;
   for (Step& step : steps_) {
     const Node& n = graph_.node(step.node);
     step.inputs.clear();
@@ -165,7 +195,7 @@ void Execution::resolve() {
     for (size_t i = 0; i < n.types.size(); ++i)
       step.outputs.push_back(address({step.node, static_cast<int32_t>(i)}));
   }
-  resolved_for_ = session_.arena_generation_;
+  resolved_for_ = session_.arena_->generation();
 }
 
 bool Execution::has_input(std::string_view name) const {
@@ -183,7 +213,7 @@ std::span<std::byte> Execution::input(std::string_view name) {
 std::span<const std::byte> Execution::output(std::string_view name) const {
   const Value v = graph_.output(name);
   for (const KeptOutput& k : memory_.kept)
-    if (k.value == v) return {session_.arena_.data() + k.offset, memory_.slot(v).bytes};
+    if (k.value == v) return {session_.arena_->data() + k.offset, memory_.slot(v).bytes};
   return {address(v), memory_.slot(v).bytes};
 }
 
@@ -197,45 +227,69 @@ std::span<const float> Execution::output_f32(std::string_view name) const {
   return {reinterpret_cast<const float*>(bytes.data()), bytes.size() / sizeof(float)};
 }
 
-KernelContext Execution::context() const {
-  return {session_.pool_.get(), session_.arena_.data() + scratch_offset_,
-          session_.arena_.data() + worker_offset_, worker_stride_};
-}
-
 void Execution::commit() {
   if (graph_.updates().empty()) return;
   for (const KeptOutput& k : memory_.kept)
-    std::memcpy(session_.arena_.data() + k.offset, address(k.value), memory_.slot(k.value).bytes);
+    std::memcpy(session_.arena_->data() + k.offset, address(k.value), memory_.slot(k.value).bytes);
   for (const Commit& c : memory_.commits)
     if (c.staged)
-      std::memcpy(session_.arena_.data() + c.staging_offset, address(c.value),
+      std::memcpy(session_.arena_->data() + c.staging_offset, address(c.value),
                   memory_.slot(c.value).bytes);
   for (const Commit& c : memory_.commits) {
-    const std::byte* from = c.staged ? session_.arena_.data() + c.staging_offset : address(c.value);
+    const std::byte* from =
+        c.staged ? session_.arena_->data() + c.staging_offset : address(c.value);
     std::memcpy(address({c.variable, 0}), from, memory_.slot(c.value).bytes);
   }
   session_.variables_->changed();
 }
 
-void Execution::run() {
+template <class Each>
+void Execution::run_steps(Each each) {
   resolve();
   const auto lock = session_.variables_->lock(!graph_.updates().empty());
-  const KernelContext c = context();
-  for (const Step& step : steps_) step.plan->run(step.inputs.data(), step.outputs.data(), c);
+  KernelContext context{session_.pool_.get(), session_.arena_->data() + scratch_offset_,
+                        session_.arena_->data() + worker_offset_, worker_stride_};
+  for (Step& step : steps_) {
+    context.packed = step.packed.data();
+    each(step, context);
+  }
   commit();
+}
+
+namespace {
+template <class Step>
+void run_step(const Step& step, const KernelContext& context) {
+  step.plan->run(step.inputs.data(), step.outputs.data(), context);
+}
+}  // namespace
+
+void Execution::run() {
+  run_steps([](const Step& step, const KernelContext& c) { run_step(step, c); });
 }
 
 void Execution::run_timed() {
   using Clock = std::chrono::steady_clock;
-  resolve();
-  const auto lock = session_.variables_->lock(!graph_.updates().empty());
-  const KernelContext c = context();
-  for (Step& step : steps_) {
-    const auto start = Clock::now();
-    step.plan->run(step.inputs.data(), step.outputs.data(), c);
-    step.milliseconds += std::chrono::duration<double, std::milli>(Clock::now() - start).count();
-  }
-  commit();
+  times_.resize(steps_.size());
+  const auto origin = Clock::now();
+  const auto seconds = [&] { return std::chrono::duration<double>(Clock::now() - origin).count(); };
+  run_steps([&](Step& step, const KernelContext& c) {
+    NodeTimes& t = times_[static_cast<size_t>(&step - steps_.data())];
+    t.begin = seconds();
+    run_step(step, c);
+    t.end = seconds();
+    step.milliseconds += 1e3 * (t.end - t.begin);
+  });
+}
+
+void Execution::run_observed(const Observer& observer) {
+  run_steps([&](const Step& step, const KernelContext& c) {
+    run_step(step, c);
+    const Node& n = graph_.node(step.node);
+    for (size_t i = 0; i < n.types.size(); ++i)
+      observer(n, i,
+               {static_cast<const std::byte*>(step.outputs[i]),
+                memory_.slot({step.node, static_cast<int32_t>(i)}).bytes});
+  });
 }
 
 bool Execution::finite(Value v, bool* nan) const {
@@ -243,27 +297,30 @@ bool Execution::finite(Value v, bool* nan) const {
   const size_t count = memory_.slot(v).bytes / dtype_size(t.dtype);
   if (t.dtype == DType::f32) return all_finite<float>(address(v), count, nan);
   if (t.dtype == DType::f64) return all_finite<double>(address(v), count, nan);
+  if (t.dtype == DType::bf16) return all_finite<bf16>(address(v), count, nan);
   return true;
 }
 
-std::string Execution::run_looking_for_non_finite() {
-  resolve();
-  const auto lock = session_.variables_->lock(!graph_.updates().empty());
-  const KernelContext c = context();
-  std::string first_infinity, first_nan;
-  for (int id = 0; id < graph_.size() && first_nan.empty(); ++id) {
+std::string Execution::first_non_finite_source() const {
+  for (int id = 0; id < graph_.size(); ++id) {
     const Node& n = graph_.node(id);
     if (n.op->name != "input" && n.op->name != "variable") continue;
     bool nan = false;
-    if (!finite({id, 0}, &nan)) first_nan = n.name;
+    if (!finite({id, 0}, &nan)) return n.name;
   }
-  for (const Step& step : steps_) {
+  return {};
+}
+
+std::string Execution::run_looking_for_non_finite() {
+  std::string first_infinity, first_nan;
+  run_steps([&](const Step& step, const KernelContext& c) {
+    if (&step == &steps_.front()) first_nan = first_non_finite_source();
     const Node& n = graph_.node(step.node);
     bool nan = false, clean_inputs = true;
     if (first_nan.empty())
       for (Value v : n.inputs) clean_inputs = finite(v, &nan) && clean_inputs;
-    step.plan->run(step.inputs.data(), step.outputs.data(), c);
-    if (!first_nan.empty()) continue;
+    run_step(step, c);
+    if (!first_nan.empty()) return;
     nan = false;
     bool clean = true;
     for (size_t i = 0; i < n.types.size(); ++i)
@@ -272,8 +329,7 @@ std::string Execution::run_looking_for_non_finite() {
       first_nan = n.name;
     else if (!clean && clean_inputs && first_infinity.empty())
       first_infinity = n.name;
-  }
-  commit();
+  });
   return first_infinity.empty() ? first_nan : first_infinity;
 }
 

@@ -2,7 +2,9 @@
 // allocation. Plans stand in a least-recently-used cache over one arena as large as the largest.
 #pragma once
 
+#include <functional>
 #include <list>
+#include <map>
 #include <memory>
 #include <string>
 #include <vector>
@@ -41,6 +43,14 @@ class Execution {
   void run();
   // The same, with the time of each node added to its report.
   void run_timed();
+  // The same, showing each node's results when it has run; those of views with their owner's.
+  using Observer = std::function<void(const Node&, size_t output, std::span<const std::byte>)>;
+  void run_observed(const Observer& observer);
+  // When each node began and ended, of the last run_timed(): seconds since its start.
+  struct NodeTimes {
+    double begin = 0, end = 0;
+  };
+  const std::vector<NodeTimes>& times() const { return times_; }
   // The same, looking for the first node that made a NaN or an infinity out of finite numbers;
   // empty when there is none. For finding faults: slow.
   std::string run_looking_for_non_finite();
@@ -49,6 +59,7 @@ class Execution {
   size_t arena_bytes() const { return memory_.arena_bytes; }
   size_t values_bytes() const { return memory_.values_bytes; }
   size_t total_bytes() const { return total_bytes_; }  // arena, inputs and scratch
+  size_t packed_bytes() const;                         // constants in the order of their kernels
 
  private:
   friend class Session;
@@ -57,31 +68,59 @@ class Execution {
     std::unique_ptr<NodePlan> plan;
     std::vector<const void*> inputs;
     std::vector<void*> outputs;
+    AlignedBuffer packed;  // an operand that never changes, as the kernel reads it
     double milliseconds = 0;
   };
   Execution(Session& session, const SizeBindings& bindings);
   void resolve();
   std::byte* address(Value v) const;
   void commit();
-  KernelContext context() const;
+  void pack_constants(Step& step);
+  // Calls each(step, context) for all steps in order, then commits the updates.
+  template <class Each>
+  void run_steps(Each each);
   bool finite(Value v, bool* nan) const;
+  std::string first_non_finite_source() const;
 
   Session& session_;
   Graph graph_;  // all sizes are numbers
   MemoryPlan memory_;
-  std::vector<size_t> input_offset_;          // by node
-  std::vector<AlignedBuffer> constant_data_;  // by node; empty for others
+  std::vector<size_t> input_offset_;                 // by node
+  std::vector<const AlignedBuffer*> constant_data_;  // by node; null for others
   std::vector<Step> steps_;
+  std::vector<NodeTimes> times_;  // by step
   size_t scratch_offset_ = 0, worker_offset_ = 0, worker_stride_ = 0, total_bytes_ = 0;
   uint64_t resolved_for_ = 0;  // the generation of the session's arena
 };
 
+// Memory that plans run in, one after another, as large as the largest needs.
+class Arena {
+ public:
+  void grow(size_t bytes);
+  std::byte* data() { return buffer_.data(); }
+  size_t size() const { return buffer_.size(); }
+  // Grows with each move to other addresses.
+  uint64_t generation() const { return generation_; }
+
+ private:
+  AlignedBuffer buffer_;
+  uint64_t generation_ = 1;
+};
+
+struct SessionOptions {
+  uint64_t seed = 0;  // of variables that the store lacks
+  // Sessions that never run at the same time may share one; what one wrote into its inputs is then
+  // gone when another has run. Empty: an arena of its own.
+  std::shared_ptr<Arena> arena = {};
+  KernelChoice kernels = KernelChoice::from_environment();
+};
+
 class Session {
  public:
-  // The graph as the passes left it. Makes the variables that the store lacks with `seed`. Throws
+  // The graph as the passes left it. Makes the variables that the store lacks. The options throw
   // Error when FOVEA_FORCE_KERNEL names what does not exist.
   Session(Graph graph, std::shared_ptr<VariableStore> variables, std::shared_ptr<ThreadPool> pool,
-          uint64_t seed = 0);
+          SessionOptions options = {});
 
   // The plan for these sizes, made on first use. The reference holds until 32 others have been
   // asked for. Throws Error when a size is missing or does not fit, no kernel supports a node, or
@@ -94,14 +133,15 @@ class Session {
 
  private:
   friend class Execution;
-  void grow_arena(size_t bytes);
+  // The bytes of a constant, which all plans share.
+  const AlignedBuffer* constant(const Graph& graph, const Node& node);
 
   Graph graph_;
   std::shared_ptr<VariableStore> variables_;
   std::shared_ptr<ThreadPool> pool_;
   KernelChoice choice_;
-  AlignedBuffer arena_;
-  uint64_t arena_generation_ = 1;
+  std::map<std::string, AlignedBuffer> constants_;  // by type and content
+  std::shared_ptr<Arena> arena_;
   std::list<std::pair<SizeBindings, std::unique_ptr<Execution>>> plans_;  // most recent first
 };
 

@@ -267,7 +267,10 @@ std::pair<int64_t, int64_t> memory_of_five_steps(const char* choice, int threads
 
 TEST(Session, RunningAllocatesNothing) {
   for (int threads : {1, 2, 4})
-    EXPECT_EQ(memory_of_five_steps("matmul=ref,conv2d=ref", threads).first, 0)
+    EXPECT_EQ(
+        memory_of_five_steps("matmul=ref,conv2d=ref,linear=ref,linear_grad_weight=ref", threads)
+            .first,
+        0)
         << threads << " threads";
 }
 

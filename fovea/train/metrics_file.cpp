@@ -18,6 +18,7 @@ std::string metrics_json(const std::string& task, const TrainOptions& options,
   j["seconds"] = result.seconds;
   j["validation"] = result.validation;
   j["test"] = result.test;
+  if (!result.levels.empty()) j["levels"] = result.levels;
   j["build"] = {{"version", version()}, {"compiler", compiler()}};
   j["processor"] = processor_name();
   for (const LibraryVersion& library : kernel_libraries())

@@ -20,6 +20,13 @@ inline std::span<const std::string_view> enum_names(ScheduleKind) {
   return kNames;
 }
 
+// Of the products; everything else is f32.
+enum class Precision { f32, bf16 };
+inline std::span<const std::string_view> enum_names(Precision) {
+  static constexpr std::array<std::string_view, 2> kNames = {"f32", "bf16"};
+  return kNames;
+}
+
 struct TrainOptions {
   int64_t epochs = 10;
   int64_t batch = 128;     // examples in one step
@@ -37,6 +44,9 @@ struct TrainOptions {
   int64_t patience = 0;   // epochs without a better validation metric before stopping; 0: never
   int64_t checkpoint_every = 200;  // steps; also at the end of each epoch
   int64_t seed = 1;
+  Precision precision = Precision::f32;
+  double memory_mb = 0;  // what a step's values may take, in 10^6 bytes: the backward part computes
+                         // again what does not fit; 0: as much as it needs
 
   template <class V>
   void visit(V& v) {
@@ -58,6 +68,8 @@ struct TrainOptions {
     v("patience", patience);
     v("checkpoint_every", checkpoint_every);
     v("seed", seed);
+    v("precision", precision);
+    v("memory_mb", memory_mb);
   }
 };
 

@@ -48,6 +48,7 @@ void check_train_options(const TrainOptions& o) {
   want(o.eps > 0, "eps", "a number above 0", o.eps);
   want(o.momentum >= 0 && o.momentum < 1, "momentum", "from 0 up to, not including, 1", o.momentum);
   want(o.clip >= 0, "clip", "at least 0", o.clip);
+  want(o.memory_mb >= 0 && o.memory_mb < 1e9, "memory_mb", "at least 0", o.memory_mb);
   want(o.average >= 0 && o.average < 1, "average", "from 0 up to, not including, 1", o.average);
 }
 

@@ -53,7 +53,9 @@ class StepBuilder {
     return sum;
   }
 
-  void apply(const std::vector<std::pair<Value, Value>>& gradients, Value count) {
+  using Gradients = std::vector<std::pair<Value, Value>>;  // weight, gradient
+
+  void apply(const Gradients& gradients, Value count) {
     const Value rate = ops::input(g_, kRateInput, DType::f32, {});
     const Graph::Scope scope(g_, "optimiser");
     const Value one = ops::constant(g_, 1);
@@ -72,47 +74,57 @@ class StepBuilder {
 
     const Value step = ops::variable(g_, "step", state({DType::i32, {}}));
     const Value now = ops::add(g_, step, ops::constant(g_, 1, DType::i32));
-    for (auto& [weight, gradient] : gradients) {
-      const Value updated = update(weight, gradient, rate, now, factor);
-      if (o_.average > 0) average(weight, updated, now);
-    }
+    // No decay on norms and biases: they have one axis.
+    Gradients decayed, plain;
+    for (auto& g : gradients) (g_.shape(g.first).size() >= 2 ? decayed : plain).push_back(g);
+    update(decayed, o_.weight_decay, "weights", {rate, now, factor});
+    update(plain, 0, "vectors", {rate, now, factor});
     g_.update(step, now);
   }
 
-  Value gradient_norm(const std::vector<std::pair<Value, Value>>& gradients) {
-    Value sum;
-    for (auto& [weight, gradient] : gradients) {
-      std::vector<int64_t> axes;
-      for (size_t i = 0; i < g_.shape(gradient).size(); ++i)
-        axes.push_back(static_cast<int64_t>(i));
-      const Value square = ops::unary(g_, "square", gradient);
-      const Value part = axes.empty() ? square : ops::reduce_sum(g_, square, axes);
-      sum = sum ? ops::add(g_, sum, part) : part;
-    }
-    return ops::unary(g_, "sqrt", sum);
+  Value gradient_norm(const Gradients& gradients) {
+    std::vector<Value> values;
+    for (auto& g : gradients) values.push_back(g.second);
+    return ops::unary(g_, "sqrt", g_.add("sum_squares", values));
   }
 
-  Value update(Value weight, Value gradient, Value rate, Value step, Value factor) {
-    const std::string name = g_.node(weight).name;
-    const ValueType type = g_.type(weight);
-    // No decay on norms and biases: they have one axis.
-    const double decay = type.rank() >= 2 ? o_.weight_decay : 0;
+  struct Scalars {
+    Value rate, step, factor;
+  };
+
+  // One node for all weights with the same decay.
+  void update(const Gradients& gradients, double decay, const std::string& name, Scalars scalars) {
+    if (gradients.empty()) return;
     if (o_.optimiser == OptimiserKind::sgd) {
-      const Value m = ops::variable(g_, "momentum." + name, state(type));
-      const Value u = g_.add("sgd", {weight, gradient, m, rate, factor},
-                             SgdAttrs{o_.momentum, decay}, "sgd." + name);
-      g_.update(weight, u);
-      g_.update(m, {u.node, 1});
-      return u;
+      for (auto& g : gradients) update_sgd(g.first, g.second, decay, scalars);
+      return;
     }
-    const Value m = ops::variable(g_, "m." + name, state(type));
-    const Value v = ops::variable(g_, "v." + name, state(type));
-    const Value u = g_.add("adamw", {weight, gradient, m, v, rate, step, factor},
-                           AdamwAttrs{o_.beta1, o_.beta2, o_.eps, decay}, "adamw." + name);
+    std::vector<Value> inputs, variables;  // variables: weight, m, v of each
+    for (auto& [weight, gradient] : gradients) {
+      const std::string of = g_.node(weight).name;
+      const ValueType type = g_.type(weight);
+      const Value m = ops::variable(g_, "m." + of, state(type));
+      const Value v = ops::variable(g_, "v." + of, state(type));
+      inputs.insert(inputs.end(), {weight, gradient, m, v});
+      variables.insert(variables.end(), {weight, m, v});
+    }
+    inputs.insert(inputs.end(), {scalars.rate, scalars.step, scalars.factor});
+    const Value u = g_.add("adamw", inputs, AdamwAttrs{o_.beta1, o_.beta2, o_.eps, decay}, name);
+    for (size_t i = 0; i < variables.size(); ++i) {
+      const Value updated{u.node, static_cast<int32_t>(i)};
+      g_.update(variables[i], updated);
+      if (i % 3 == 0 && o_.average > 0) average(variables[i], updated, scalars.step);
+    }
+  }
+
+  void update_sgd(Value weight, Value gradient, double decay, Scalars scalars) {
+    const std::string name = g_.node(weight).name;
+    const Value m = ops::variable(g_, "momentum." + name, state(g_.type(weight)));
+    const Value u = g_.add("sgd", {weight, gradient, m, scalars.rate, scalars.factor},
+                           SgdAttrs{o_.momentum, decay}, "sgd." + name);
     g_.update(weight, u);
     g_.update(m, {u.node, 1});
-    g_.update(v, {u.node, 2});
-    return u;
+    if (o_.average > 0) average(weight, u, scalars.step);
   }
 
   // a' = d a + (1 - d) w with d = min(average, (1 + t) / (10 + t)), so that the first steps do not
@@ -160,15 +172,23 @@ PassContext step_context(const TrainOptions& options, StepPart part) {
   context.optimiser = [options, part](const Graph& graph) {
     return StepBuilder(graph, options, part).build();
   };
+  context.bf16 = options.precision == Precision::bf16;
+  context.memory_bytes = static_cast<size_t>(options.memory_mb * 1e6);
+  context.sizes = {{"B", options.batch / options.accumulate}};
   return context;
 }
 
-StepGraphs make_step(const Task& task, const TrainOptions& options, StepPart part,
-                     std::span<const std::string> disabled, std::vector<PassReport>* reports) {
-  StepGraphs step;
-  step.before = objective_graph(task);
-  step.after = compile(step.before, step_context(options, part), disabled, reports);
-  return step;
+StepGraphs make_step(const Task& task, const TrainOptions& options, const StepOptions& step) {
+  StepGraphs graphs;
+  graphs.before = objective_graph(task);
+  PassContext context = step_context(options, step.part);
+  Level level;
+  if (step.level) {
+    level = make_level(*step.level, graphs.before);
+    context.level = &level;
+  }
+  graphs.after = compile(graphs.before, context, step.disabled, step.reports);
+  return graphs;
 }
 
 }  // namespace fovea

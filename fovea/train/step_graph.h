@@ -35,13 +35,19 @@ Graph objective_graph(const Task& task);
 // objective.sum, then add the updates.
 PassContext step_context(const TrainOptions& options, StepPart part = StepPart::whole);
 
+// What else may be asked of a step.
+struct StepOptions {
+  StepPart part = StepPart::whole;
+  const LevelOptions* level = nullptr;         // nullptr: the model as it stands
+  std::span<const std::string> disabled = {};  // passes
+  std::vector<PassReport>* reports = nullptr;
+};
+
 // Both: the step before and after the passes.
 struct StepGraphs {
   Graph before;
   Graph after;
 };
-StepGraphs make_step(const Task& task, const TrainOptions& options, StepPart part = StepPart::whole,
-                     std::span<const std::string> disabled = {},
-                     std::vector<PassReport>* reports = nullptr);
+StepGraphs make_step(const Task& task, const TrainOptions& options, const StepOptions& step = {});
 
 }  // namespace fovea

@@ -8,10 +8,12 @@
 #include <optional>
 #include <set>
 
+#include "fovea/base/philox.h"
 #include "fovea/data/loader.h"
 #include "fovea/formats/bundle.h"
 #include "fovea/infer/evaluator.h"
 #include "fovea/runtime/compile.h"
+#include "fovea/tasks/levels.h"
 #include "fovea/train/checkpoint.h"
 #include "fovea/train/metrics_file.h"
 #include "fovea/train/schedule.h"
@@ -48,10 +50,11 @@ class Trainer {
     if (data.validation > 0) validation_data_ = load_dataset(data, Split::validation);
     test_data_ = load_dataset(data, Split::test);
     task_ = make_task(recipe, data_info(train_data_));
+    levels_ = read_levels(recipe);
     for (const Metric& m : task_.metrics) summed_outputs_.insert({m.sum, m.count});
     recipe.check_all_read();
     state_.recipe = recipe.to_text();
-    evaluation_graph_ = compile(kind.evaluation(task_.infer));
+    evaluation_graph_ = kind.evaluation(task_.infer);
     // Read before anything is written: it may stand in the folder that is written over.
     if (!request_.init.empty()) init_ = load_bundle(request_.init);
   }
@@ -104,19 +107,29 @@ class Trainer {
   void make_sessions() {
     variables_ = std::make_shared<VariableStore>();
     const auto seed = static_cast<uint64_t>(options_.seed);
-    const auto session = [&](StepPart part) {
-      return std::make_unique<Session>(make_step(task_, options_, part).after, variables_,
-                                       request_.pool, seed);
+    const auto session = [&](StepPart part, const LevelOptions* level) {
+      return std::make_unique<Session>(
+          make_step(task_, options_, {.part = part, .level = level}).after, variables_,
+          request_.pool, SessionOptions{.seed = seed, .arena = arena_});
     };
-    if (options_.accumulate == 1) {
-      apply_ = session(StepPart::whole);
-    } else {
-      accumulate_ = session(StepPart::accumulate);
-      apply_ = session(StepPart::apply);
-    }
+    const auto add_step = [&](const LevelOptions* level) {
+      LevelStep step;
+      if (options_.accumulate == 1) {
+        step.apply = session(StepPart::whole, level);
+      } else {
+        step.accumulate = session(StepPart::accumulate, level);
+        step.apply = session(StepPart::apply, level);
+      }
+      steps_.push_back(std::move(step));
+    };
+    add_step(nullptr);
+    for (const LevelOptions& level : levels_)
+      if (level.share > 0) {
+        add_step(&level);
+        steps_.back().share = level.share;
+      }
     evaluation_variables_ = std::make_shared<VariableStore>();
-    evaluator_ = std::make_unique<Evaluator>(evaluation_graph_, task_.metrics,
-                                             evaluation_variables_, request_.pool);
+    evaluator_ = evaluator_at(nullptr);
     for (auto& [name, v] : variables_->all())
       if (v.kind == VariableKind::weight)
         result_.parameters += static_cast<int64_t>(v.data.size() / dtype_size(v.dtype));
@@ -128,8 +141,9 @@ class Trainer {
     if (init_ && !going_on) take_weights(*init_);
     // What does not fit into memory must fail before anything is thrown away or saved.
     const int64_t micro = options_.batch / options_.accumulate;
-    for (auto* session : {accumulate_.get(), apply_.get()})
-      if (session) session->prepare({{"B", std::min(micro, train_data_.size())}});
+    for (const LevelStep& step : steps_)
+      for (auto* session : {step.accumulate.get(), step.apply.get()})
+        if (session) session->prepare({{"B", std::min(micro, train_data_.size())}});
     if (going_on) {
       if (checkpoint_recipe(checkpoint_path()) != state_.recipe)
         throw Error(
@@ -207,15 +221,28 @@ class Trainer {
     });
   }
 
+  // Each step is made at one level, drawn by their shares from (seed, step).
+  size_t level_of_step() const {
+    double unit = PhiloxStream(static_cast<uint64_t>(options_.seed), stream_id("train.level"),
+                               static_cast<uint64_t>(state_.step))
+                      .unit();
+    for (size_t i = 1; i < steps_.size(); ++i) {
+      unit -= steps_[i].share;
+      if (unit < 0) return i;
+    }
+    return 0;
+  }
+
   // Calls body(execution, whether it is the last) with the inputs written.
   template <class F>
   void for_each_micro_batch(const Batch& batch, F&& body) {
     const int64_t micro = options_.batch / options_.accumulate;
     const int64_t image = train_data_.image_size();
+    const LevelStep& step = steps_[level_of_step()];
     for (int64_t first = 0; first < batch.size; first += micro) {
       const int64_t count = std::min(micro, batch.size - first);
       const bool last = first + micro >= batch.size;
-      Execution& e = (last ? apply_ : accumulate_)->prepare({{"B", count}});
+      Execution& e = (last ? step.apply : step.accumulate)->prepare({{"B", count}});
       const std::span pixels(batch.pixels);
       const std::span labels(batch.labels);
       feed_images(
@@ -297,12 +324,26 @@ class Trainer {
     return out;
   }
 
+  std::unique_ptr<Evaluator> evaluator_at(const LevelOptions* options) {
+    PassContext context;
+    Level level;
+    if (options) {
+      level = make_level(*options, evaluation_graph_);
+      context.level = &level;
+    }
+    return std::make_unique<Evaluator>(compile(evaluation_graph_, context), task_.metrics,
+                                       evaluation_variables_, request_.pool);
+  }
+
   std::map<std::string, double> evaluate(const std::map<std::string, HostTensorPtr>& weights,
                                          const ImageDataset& data) {
+    set_weights(weights);
+    return evaluator_->run(data, kEvaluationBatch).metrics;
+  }
+  void set_weights(const std::map<std::string, HostTensorPtr>& weights) {
     for (auto& [name, t] : weights)
       if (evaluation_variables_->has(name))
         evaluation_variables_->set(name, t->dtype, t->shape, t->bytes);
-    return evaluator_->run(data, kEvaluationBatch).metrics;
   }
 
   std::map<std::string, double> validate() {
@@ -344,7 +385,12 @@ class Trainer {
     result_.best_epoch = state_.best_epoch + 1;
     result_.stopped_early = state_.epoch < options_.epochs;
     result_.validation = state_.validation;
-    if (test_data_.size() > 0) result_.test = evaluate(state_.best_weights, test_data_);
+    if (test_data_.size() > 0) {
+      result_.test = evaluate(state_.best_weights, test_data_);
+      for (const LevelOptions& level : levels_)
+        result_.levels[level.name] =
+            evaluator_at(&level)->run(test_data_, kEvaluationBatch).metrics;
+    }
     Bundle bundle;
     bundle.graph = task_.infer;
     bundle.weights = state_.best_weights;
@@ -362,7 +408,14 @@ class Trainer {
   std::optional<Bundle> init_;
   ImageDataset train_data_, validation_data_, test_data_;
   std::shared_ptr<VariableStore> variables_, evaluation_variables_;
-  std::unique_ptr<Session> accumulate_, apply_;
+  // The sessions of a step at one level; the first is the model as it stands.
+  struct LevelStep {
+    double share = 0;
+    std::unique_ptr<Session> accumulate, apply;  // accumulate only where micro-batches add up
+  };
+  std::vector<LevelOptions> levels_;
+  std::vector<LevelStep> steps_;
+  std::shared_ptr<Arena> arena_ = std::make_shared<Arena>();  // of all steps
   std::unique_ptr<Evaluator> evaluator_;
   std::unique_ptr<BatchLoader> loader_;
   RunState state_;

@@ -45,6 +45,7 @@ struct TrainResult {
   double seconds = 0;
   std::map<std::string, double> validation;
   std::map<std::string, double> test;
+  std::map<std::string, std::map<std::string, double>> levels;  // test metrics, by level
   int64_t parameters = 0;
   int64_t initialised = 0;  // weights taken from request.init
 };

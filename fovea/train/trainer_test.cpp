@@ -66,6 +66,55 @@ TEST_F(TrainerTest, AStoppedRunGoesOnToTheSameBitsWithAnyNumberOfThreads) {
   }
 }
 
+const char* const kHalfLevel =
+    "[[levels]]\nname = \"half\"\nshare = 0.5\nset = [\"vit.enc.*.attn.heads_kept=1\"]\n";
+
+TEST_F(TrainerTest, TrainsLevelsTogetherAndMeasuresEach) {
+  const TrainResult result = run("out", std::string("weight_decay = 0.01\n") + kHalfLevel);
+  EXPECT_GT(result.test.at("accuracy"), 0.9);
+  ASSERT_EQ(result.levels.size(), 1u);
+  EXPECT_GT(result.levels.at("half").at("accuracy"), 0.8);
+  EXPECT_NE(result.levels.at("half").at("loss"), result.test.at("loss"));
+  EXPECT_NE(load_bundle(folder_ / "out").metrics_json.find("\"half\""), std::string::npos);
+  // Which step is made at which level is drawn by its number: a run that was stopped goes on alike.
+  std::atomic<bool> stop{false};
+  const auto more = std::string("weight_decay = 0.01\n") + kHalfLevel;
+  run("stopped", more, [&](TrainRequest& r) {
+    r.stop = &stop;
+    r.progress = [&](const TrainProgress& p) {
+      if (p.total_step == 5) stop = true;
+    };
+  });
+  run("stopped", more, [](TrainRequest& r) {
+    r.resume = true;
+    r.pool = std::make_shared<ThreadPool>(1);
+  });
+  EXPECT_EQ(weights("stopped"), weights("out"));
+}
+
+TEST_F(TrainerTest, ALevelThatNamesNoNodeIsAnErrorBeforeAnythingIsWritten) {
+  const std::string level =
+      "[[levels]]\nname = \"half\"\nshare = 0.5\nset = [\"vit.dec.*.attn.heads_kept=1\"]\n";
+  expect_error(ErrorCode::not_found, "vit.dec.*.attn", [&] { run("out", level); });
+}
+
+TEST_F(TrainerTest, TrainsInBf16) {
+  const TrainResult result = run("out", "precision = \"bf16\"\n");
+  EXPECT_GT(result.test.at("accuracy"), 0.9);
+  run("again", "precision = \"bf16\"\n",
+      [](TrainRequest& r) { r.pool = std::make_shared<ThreadPool>(3); });
+  EXPECT_EQ(weights("again"), weights("out"));
+}
+
+TEST_F(TrainerTest, AMemoryBudgetChangesNoBitOfTheResult) {
+  run("free");
+  // Less than the step takes without it, which the error for a budget out of reach tells.
+  expect_error(ErrorCode::out_of_memory, "the budget is 0.001 MB",
+               [&] { run("none", "memory_mb = 0.001\n"); });
+  run("tight", "memory_mb = 0.052\n");
+  EXPECT_EQ(weights("tight"), weights("free"));
+}
+
 TEST_F(TrainerTest, AFolderInUseIsRefusedWithTheWaysOut) {
   run("out");
   expect_error(ErrorCode::invalid_argument, "--overwrite", [&] { run("out"); });

@@ -1,0 +1,227 @@
+// The attention kernels on raw memory, without a graph around them.
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <optional>
+#include <utility>
+
+#include "cli/bench_case.h"
+#include "fovea/base/aligned.h"
+#include "fovea/base/error.h"
+#include "fovea/base/philox.h"
+#include "fovea/base/text.h"
+#include "fovea/formats/safetensors.h"
+#include "fovea/kernels/attention.h"
+
+namespace fovea::cli {
+
+namespace {
+
+struct Sizes {
+  int64_t batch, heads, tokens, dim;
+  bool backward = false;
+
+  int64_t elements() const { return batch * heads * tokens * dim; }
+  // Products of the scores and of the values; backward computes the scores again and has four
+  // products of its own.
+  int64_t flops() const { return (backward ? 10 : 4) * elements() * tokens; }
+  std::string name() const {
+    return fmt::format("attention {} B{} H{} N{} D{} f32", backward ? "backward" : "forward", batch,
+                       heads, tokens, dim);
+  }
+};
+
+AttentionProblem problem_of(const Sizes& s) {
+  AttentionProblem p;
+  p.batch = s.batch;
+  p.tq = p.tk = s.tokens;
+  p.heads = p.kv_heads = p.heads_kept = s.heads;
+  p.head_dim = p.value_dim = s.dim;
+  p.scale = 1 / std::sqrt(static_cast<double>(s.dim));
+  p.want_lse = s.backward;
+  set_dense_strides(p, /*packed=*/true);
+  return p;
+}
+
+// Packed, [B, N, H * D]; the same numbers for all competitors.
+AlignedBuffer random_values(const Sizes& s, std::string_view name) {
+  AlignedBuffer buffer(static_cast<size_t>(s.elements()) * sizeof(float), "inputs of attention");
+  PhiloxStream random(1, stream_id(name));
+  auto* values = reinterpret_cast<float*>(buffer.data());
+  for (int64_t i = 0; i < s.elements(); ++i) values[i] = 2 * random.unit() - 1;
+  return buffer;
+}
+
+template <class Args>
+struct Planned {
+  std::string name;
+  std::unique_ptr<KernelPlan<Args>> plan;  // nullptr: no kernel supports the problem
+};
+
+// The kernel of this name, or the first that supports the problem.
+template <class Problem, class Args>
+Planned<Args> plan_of(std::span<const Kernel<Problem, Args>> kernels, const std::string& name,
+                      const Problem& problem) {
+  for (const auto& kernel : kernels)
+    if (name.empty() || kernel.name == name)
+      if (auto plan = kernel.plan(problem)) return {std::string(kernel.name), std::move(plan)};
+  return {};
+}
+
+bool supported(const Sizes& s, const std::string& kernel) {
+  const AttentionProblem problem = problem_of(s);
+  return s.backward ? plan_of(attention_backward_kernels(), kernel, problem).plan != nullptr
+                    : plan_of(attention_kernels(), kernel, problem).plan != nullptr;
+}
+
+void check_kernel(const std::string& kernel) {
+  std::vector<std::string> names;
+  for (const auto& k : attention_kernels()) names.emplace_back(k.name);
+  for (const auto& k : attention_backward_kernels())
+    if (std::find(names.begin(), names.end(), k.name) == names.end()) names.emplace_back(k.name);
+  if (!kernel.empty() && std::find(names.begin(), names.end(), kernel) == names.end())
+    throw Error(ErrorCode::not_found,
+                fmt::format("[bench] --kernel: there is no '{}'{} (kernels: {})", kernel,
+                            did_you_mean(kernel, names), fmt::join(names, ", ")));
+}
+
+// Memory for a plan's scratch.
+template <class Args>
+struct Scratch {
+  Scratch(const KernelPlan<Args>& plan, ThreadPool& pool)
+      : stride((plan.worker_scratch_bytes + 63) / 64 * 64),
+        shared(plan.scratch_bytes, "scratch"),
+        workers(stride * static_cast<size_t>(pool.threads()), "scratch of the workers"),
+        context{.pool = &pool,
+                .scratch = shared.data(),
+                .worker_scratch = workers.data(),
+                .worker_stride = stride} {}
+  size_t stride;
+  AlignedBuffer shared, workers;
+  KernelContext context;
+};
+
+class OwnAttention : public Competitor {
+ public:
+  OwnAttention(const Sizes& sizes, const std::string& wanted, std::shared_ptr<ThreadPool> pool)
+      : sizes_(sizes),
+        pool_(std::move(pool)),
+        q_(random_values(sizes, "q")),
+        k_(random_values(sizes, "k")),
+        v_(random_values(sizes, "v")),
+        out_(q_.size(), "output of attention"),
+        lse_(static_cast<size_t>(sizes.batch * sizes.heads * sizes.tokens) * sizeof(float),
+             "log-sum-exp") {
+    const AttentionProblem problem = problem_of(sizes);
+    // Backward is measured with the kernel asked for, after the first forward kernel.
+    auto forward = plan_of(attention_kernels(), sizes.backward ? "" : wanted, problem);
+    forward_ = std::move(forward.plan);
+    forward_scratch_.emplace(*forward_, *pool_);
+    kernel = forward.name;
+    implementation = "fovea";
+    flops = sizes.flops();
+    if (!sizes.backward) return;
+    run_forward();
+    dout_ = random_values(sizes, "dout");
+    for (AlignedBuffer* gradient : {&dq_, &dk_, &dv_})
+      *gradient = AlignedBuffer(q_.size(), "gradients of attention");
+    auto backward = plan_of(attention_backward_kernels(), wanted, problem);
+    backward_ = std::move(backward.plan);
+    backward_scratch_.emplace(*backward_, *pool_);
+    kernel = backward.name;
+  }
+
+  std::vector<float> output() override {
+    run_once();
+    std::vector<float> all;
+    for (const AlignedBuffer* part :
+         sizes_.backward ? std::vector{&dq_, &dk_, &dv_} : std::vector<AlignedBuffer*>{&out_}) {
+      const auto* values = reinterpret_cast<const float*>(part->data());
+      all.insert(all.end(), values, values + sizes_.elements());
+    }
+    return all;
+  }
+
+  std::vector<double> run(int64_t runs) override {
+    return time_runs(runs, [this] { run_once(); });
+  }
+
+ private:
+  void run_once() { sizes_.backward ? run_backward() : run_forward(); }
+
+  void run_forward() {
+    forward_->run({.q = q_.data(),
+                   .k = k_.data(),
+                   .v = v_.data(),
+                   .out = out_.data(),
+                   .lse = sizes_.backward ? lse_.data() : nullptr},
+                  forward_scratch_->context);
+  }
+
+  void run_backward() {
+    backward_->run({.q = q_.data(),
+                    .k = k_.data(),
+                    .v = v_.data(),
+                    .out = out_.data(),
+                    .lse = lse_.data(),
+                    .dout = dout_.data(),
+                    .dq = dq_.data(),
+                    .dk = dk_.data(),
+                    .dv = dv_.data()},
+                   backward_scratch_->context);
+  }
+
+  Sizes sizes_;
+  std::shared_ptr<ThreadPool> pool_;
+  AlignedBuffer q_, k_, v_, out_, lse_, dout_, dq_, dk_, dv_;
+  std::unique_ptr<KernelPlan<AttentionArgs>> forward_;
+  std::optional<Scratch<AttentionArgs>> forward_scratch_;
+  std::unique_ptr<KernelPlan<AttentionBackwardArgs>> backward_;
+  std::optional<Scratch<AttentionBackwardArgs>> backward_scratch_;
+};
+
+BenchCase case_of(const Sizes& sizes, const std::string& kernel) {
+  BenchCase c;
+  c.name = sizes.name();
+  c.tolerance = 1e-4;
+  c.own = [=](const std::shared_ptr<ThreadPool>& pool) {
+    std::vector<std::unique_ptr<Competitor>> own;
+    own.push_back(std::make_unique<OwnAttention>(sizes, kernel, pool));
+    return own;
+  };
+  c.write_files = [=](const std::filesystem::path& folder) {
+    std::vector<AlignedBuffer> data;
+    std::vector<TensorView> tensors;
+    for (const char* name : {"q", "k", "v", "dout"}) {
+      data.push_back(random_values(sizes, name));
+      tensors.push_back({.name = name,
+                         .shape = {sizes.batch, sizes.tokens, sizes.heads * sizes.dim},
+                         .bytes = std::as_const(data.back()).bytes()});
+    }
+    write_safetensors(folder / "tensors.safetensors", tensors);
+  };
+  c.setup = [=](std::string_view rival) -> std::string {
+    // ONNX Runtime has no backward.
+    if (sizes.backward && rival != "libtorch") return {};
+    return fmt::format("setup {} dtype=f32 tensors=tensors.safetensors heads={}",
+                       sizes.backward ? "attention_backward" : "attention", sizes.heads);
+  };
+  return c;
+}
+
+}  // namespace
+
+std::vector<BenchCase> attention_cases(const std::string& kernel) {
+  check_kernel(kernel);
+  std::vector<BenchCase> cases;
+  for (const bool backward : {false, true})
+    for (Sizes s : {Sizes{1, 8, 2048, 64}, Sizes{1, 8, 512, 64}, Sizes{1, 8, 4096, 64},
+                    Sizes{1, 8, 2048, 128}, Sizes{128, 4, 49, 16}}) {
+      s.backward = backward;
+      if (supported(s, kernel)) cases.push_back(case_of(s, kernel));
+    }
+  return cases;
+}
+
+}  // namespace fovea::cli

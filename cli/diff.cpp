@@ -1,0 +1,253 @@
+// fovea diff: one model run in two ways, and where the results part, node by node.
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <map>
+
+#include "cli/cli_support.h"
+#include "cli/measure.h"
+#include "cli/verbs.h"
+#include "fovea/base/error.h"
+#include "fovea/base/text.h"
+#include "fovea/runtime/session.h"
+
+namespace fovea::cli {
+
+namespace {
+
+// One way to run the model, as "level=half,precision=bf16" says it.
+struct Way {
+  std::string text;
+  RunOptions run;
+  std::string kernels;  // as FOVEA_FORCE_KERNEL takes them
+  std::vector<std::string> disabled;
+};
+
+Way parse_way(const std::string& text) {
+  static const std::vector<std::string_view> kKeys = {"level", "precision", "kernel",
+                                                      "disable-pass"};
+  Way way;
+  way.text = text;
+  std::string_view rest = text;
+  while (!rest.empty()) {
+    const std::string_view item = rest.substr(0, rest.find(','));
+    rest.remove_prefix(std::min(item.size() + 1, rest.size()));
+    const size_t equals = item.find('=');
+    const std::string_view key = item.substr(0, equals);
+    if (std::find(kKeys.begin(), kKeys.end(), key) == kKeys.end() ||
+        equals == std::string_view::npos || equals + 1 == item.size())
+      throw Error(ErrorCode::invalid_argument,
+                  fmt::format("[diff] expected KEY=VALUE,... with the keys {}, got '{}'{}",
+                              fmt::join(kKeys, ", "), item, did_you_mean(key, kKeys)));
+    const std::string value(item.substr(equals + 1));
+    if (key == "level") way.run.level = value;
+    if (key == "precision") way.run.precision = value;
+    if (key == "kernel") way.kernels += (way.kernels.empty() ? "" : ",") + value;
+    if (key == "disable-pass") way.disabled.push_back(value);
+  }
+  return way;
+}
+
+// The results of one output of one node, as real numbers.
+struct Result {
+  std::string op, kernel, type;
+  std::vector<double> numbers;
+};
+struct Results {
+  std::vector<std::pair<std::string, size_t>> order;
+  std::map<std::pair<std::string, size_t>, Result> by_name;
+};
+
+std::vector<double> numbers_of(DType dtype, std::span<const std::byte> bytes) {
+  std::vector<double> out(bytes.size() / dtype_size(dtype));
+  const auto fill = [&]<class T>(T) {
+    const auto* p = reinterpret_cast<const T*>(bytes.data());
+    for (size_t i = 0; i < out.size(); ++i) {
+      if constexpr (std::is_same_v<T, bf16>)
+        out[i] = static_cast<double>(static_cast<float>(p[i]));
+      else
+        out[i] = static_cast<double>(p[i]);
+    }
+  };
+  switch (dtype) {
+    case DType::f32:
+      fill(float{});
+      break;
+    case DType::f64:
+      fill(double{});
+      break;
+    case DType::bf16:
+      fill(bf16{});
+      break;
+    case DType::i32:
+      fill(int32_t{});
+      break;
+    case DType::i8:
+      fill(int8_t{});
+      break;
+    case DType::f16:
+    case DType::u8:
+    case DType::boolean:
+      if (dtype == DType::f16) return {};
+      fill(uint8_t{});
+      break;
+  }
+  return out;
+}
+
+Results run(Model& model, const Way& way, int64_t batch, const std::shared_ptr<ThreadPool>& pool) {
+  const KernelChoice kernels =
+      way.kernels.empty() ? KernelChoice::from_environment() : KernelChoice::parse(way.kernels);
+  const auto seed = static_cast<uint64_t>(model.train_options().seed);
+  Session session(model.compiled(model.inference(), way.run, way.disabled),
+                  std::make_shared<VariableStore>(), pool, {.seed = seed, .kernels = kernels});
+  Execution& execution = session.prepare({{"B", batch}});
+  fill_inputs(execution, session.graph());
+  std::map<std::string, std::string> kernel_of;
+  for (const NodeReport& report : execution.reports()) kernel_of[report.name] = report.kernel;
+  Results results;
+  execution.run_observed([&](const Node& n, size_t output, std::span<const std::byte> bytes) {
+    const auto key = std::pair(n.name, output);
+    results.order.push_back(key);
+    results.by_name[key] = {std::string(n.op->name), kernel_of[n.name], to_text(n.types[output]),
+                            numbers_of(n.types[output].dtype, bytes)};
+  });
+  return results;
+}
+
+// How far two results of one node are apart.
+struct Difference {
+  std::string name;
+  const Result* a = nullptr;
+  const Result* b = nullptr;
+  double largest = 0;   // |a - b|
+  double relative = 0;  // of the norms: |a - b| / |a|
+};
+
+Difference compare(const std::string& name, const Result& a, const Result& b) {
+  Difference d{name, &a, &b};
+  double norm = 0, apart = 0;
+  for (size_t i = 0; i < a.numbers.size(); ++i) {
+    const double x = a.numbers[i], y = b.numbers[i];
+    const double difference = x == y || (x != x && y != y) ? 0 : std::abs(x - y);
+    d.largest = difference <= d.largest ? d.largest : difference;  // a NaN is the largest
+    norm += std::isfinite(x) ? x * x : 0;
+    apart += difference * difference;
+  }
+  d.relative = apart == 0 ? 0 : std::sqrt(apart / std::max(norm, 1e-300));
+  return d;
+}
+
+struct Comparison {
+  std::vector<Difference> rows;
+  size_t only_a = 0, only_b = 0;  // outputs that the other way does not have in that shape
+};
+
+Comparison compare(const Results& a, const Results& b) {
+  Comparison c;
+  for (const auto& key : a.order) {
+    const auto other = b.by_name.find(key);
+    const Result& mine = a.by_name.at(key);
+    if (other == b.by_name.end() || other->second.numbers.size() != mine.numbers.size()) {
+      ++c.only_a;
+      continue;
+    }
+    const std::string name =
+        key.second == 0 ? key.first : fmt::format("{}:{}", key.first, key.second);
+    c.rows.push_back(compare(name, mine, other->second));
+  }
+  c.only_b = b.order.size() - c.rows.size();
+  return c;
+}
+
+void print_as_json(const Comparison& c, const Way& a, const Way& b, const Difference* first) {
+  Json nodes = Json::array();
+  for (const Difference& d : c.rows) {
+    Json row = Json::object();
+    row.set("name", d.name)
+        .set("op", d.a->op)
+        .set("type_a", d.a->type)
+        .set("type_b", d.b->type)
+        .set("kernel_a", d.a->kernel)
+        .set("kernel_b", d.b->kernel)
+        .set("largest_difference", d.largest)
+        .set("relative_difference", d.relative);
+    nodes.push(std::move(row));
+  }
+  Json out = Json::object();
+  out.set("a", a.text).set("b", b.text).set("nodes", std::move(nodes));
+  out.set("only_a", static_cast<int64_t>(c.only_a)).set("only_b", static_cast<int64_t>(c.only_b));
+  out.set("first_apart", first ? first->name : std::string());
+  print_json(out);
+}
+
+void print_as_table(const Comparison& c, const Way& a, const Way& b, const Difference* first,
+                    double tolerance) {
+  size_t name = 4, kernel_a = 1, kernel_b = 1;
+  for (const Difference& d : c.rows) {
+    name = std::max(name, d.name.size());
+    kernel_a = std::max(kernel_a, d.a->kernel.size());
+    kernel_b = std::max(kernel_b, d.b->kernel.size());
+  }
+  fmt::print("A: {}\nB: {}\n\n", a.text.empty() ? "as it is" : a.text,
+             b.text.empty() ? "as it is" : b.text);
+  fmt::print("{:<{}}  {:<{}}  {:<{}}  {:>10}  {:>10}\n", "name", name, "A", kernel_a, "B", kernel_b,
+             "largest", "relative");
+  for (const Difference& d : c.rows)
+    fmt::print("{:<{}}  {:<{}}  {:<{}}  {:>10.3g}  {:>10.3g}{}\n", d.name, name, d.a->kernel,
+               kernel_a, d.b->kernel, kernel_b, d.largest, d.relative,
+               d.relative > tolerance ? " *" : "");
+  if (c.only_a + c.only_b > 0)
+    fmt::print("{} results of A and {} of B have no counterpart: the passes made other nodes.\n",
+               c.only_a, c.only_b);
+  if (first)
+    fmt::print("They part at {}: relative difference {:.3g} (*: above {:g}).\n", first->name,
+               first->relative, tolerance);
+  else
+    fmt::print("No relative difference above {:g}.\n", tolerance);
+}
+
+}  // namespace
+
+int diff_verb(const Call& call) {
+  std::string path, text_a, text_b;
+  std::vector<std::string> overrides;
+  int64_t batch = 1, threads = 0;
+  double tolerance = 1e-5;
+  bool json = false;
+  Arguments arguments(
+      "diff",
+      "Runs a model in two ways on the same images and shows, node by node, where the results "
+      "part.\nA way is KEY=VALUE,... with the keys level, precision, kernel (FAMILY=NAME, as in "
+      "doctor)\nand disable-pass. Example: --b precision=bf16 or --b kernel=attention=ref");
+  arguments.positional("BUNDLE|RECIPE", path, "Folder of a model, or a recipe");
+  arguments.option("--a", text_a, "WAY", "The first way; nothing: as the model stands");
+  arguments.option("--b", text_b, "WAY", "The second way");
+  arguments.option("--tolerance", tolerance, 0.0, 1e9, "Relative difference that counts as apart");
+  arguments.option("--batch", batch, 1, 65536, "Images at a time");
+  arguments.repeated("--set", overrides, "KEY=VALUE", "Change a value of the recipe");
+  add_threads(arguments, threads);
+  arguments.flag("--json", json, "The result as JSON");
+  if (!arguments.parse(call.arguments)) return 0;
+  if (text_a == text_b)
+    throw Error(ErrorCode::invalid_argument,
+                "[diff] expected two ways that differ, got the same twice (such as --b "
+                "precision=bf16)");
+
+  const Way a = parse_way(text_a), b = parse_way(text_b);
+  Model model = Model::open(path, overrides);
+  const std::shared_ptr<ThreadPool> pool = make_pool(threads);
+  const Results of_a = run(model, a, batch, pool), of_b = run(model, b, batch, pool);
+  const Comparison c = compare(of_a, of_b);
+  const auto apart = std::find_if(c.rows.begin(), c.rows.end(),
+                                  [&](const Difference& d) { return !(d.relative <= tolerance); });
+  const Difference* first = apart == c.rows.end() ? nullptr : &*apart;
+  if (json)
+    print_as_json(c, a, b, first);
+  else
+    print_as_table(c, a, b, first, tolerance);
+  return 0;
+}
+
+}  // namespace fovea::cli
