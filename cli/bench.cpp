@@ -8,9 +8,12 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <filesystem>
 #include <fstream>
 #include <limits>
+#include <map>
 #include <optional>
+#include <utility>
 
 #include "cli/bench_case.h"
 #include "cli/bench_peak.h"

@@ -14,6 +14,7 @@
 #include "fovea/passes/fold.h"
 #include "fovea/passes/freeze.h"
 #include "fovea/passes/fuse_attention.h"
+#include "fovea/passes/fuse_cross_entropy.h"
 #include "fovea/passes/fuse_elementwise.h"
 #include "fovea/passes/fuse_linear.h"
 #include "fovea/passes/fuse_norm.h"
@@ -37,6 +38,7 @@ std::span<const Pass> pipeline() {
       {"freeze", freeze},
       {"narrow_heads", narrow_heads},
       {"fuse_attention", fuse_attention},
+      {"fuse_cross_entropy", fuse_cross_entropy},
       {"join_projections", join_projections},
       {"fuse_linear", fuse_linear},
       {"differentiate", differentiate},
