@@ -18,7 +18,7 @@ Precision precision_named(const std::string& text) {
   for (size_t i = 0; i < names.size(); ++i)
     if (names[i] == text) return static_cast<Precision>(i);
   throw Error(ErrorCode::invalid_argument,
-              fmt::format("[--precision] expected {}, got '{}'", fmt::join(names, " or "), text));
+              fmt::format("[--precision] expected {}, got '{}'", fmt::join(names, ", "), text));
 }
 
 void add_threads(Arguments& arguments, int64_t& threads) {
@@ -101,7 +101,7 @@ std::shared_ptr<VariableStore> Model::variables() const {
 
 void add_run_options(Arguments& arguments, RunOptions& options) {
   arguments.option("--level", options.level, "NAME", "A level that the recipe names, or full");
-  arguments.option("--precision", options.precision, "TYPE", "Of the products: f32 or bf16");
+  arguments.option("--precision", options.precision, "TYPE", "Of the products: f32, bf16 or auto");
 }
 
 const LevelOptions* Model::level(const std::string& name) const {
@@ -117,7 +117,7 @@ Graph Model::compiled(const Graph& graph, const RunOptions& options,
     level = make_level(*named, graph);
     context.level = &level;
   }
-  context.bf16 = precision_named(options.precision) == Precision::bf16;
+  context.bf16 = in_bf16(precision_named(options.precision));
   if (bundle_) context.weights = frozen_weights(*bundle_);
   return compile(graph, context, disabled, reports);
 }

@@ -84,7 +84,7 @@ class Model {
   std::optional<Task> task_;
 };
 
-// "f32" or "bf16"; throws Error for anything else. Empty: f32.
+// "f32", "bf16" or "auto"; throws Error for anything else. Empty: f32.
 Precision precision_named(const std::string& text);
 // Throws Error with the nearest name when there is no such split.
 Split split_named(const std::string& text);

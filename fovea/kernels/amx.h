@@ -16,6 +16,10 @@ namespace fovea::amx {
 // it to this process; asked for once.
 bool available();
 
+// From now on available() says yes to whoever has the vectors: for tests, after they have seen to
+// the tile instructions in another way (amx_emulator.h). false: back to the truth.
+void set_available_for_tests(bool on);
+
 }  // namespace fovea::amx
 
 #if FOVEA_AVX512_BF16

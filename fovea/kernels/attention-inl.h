@@ -13,15 +13,8 @@
 #include <type_traits>
 
 #include "fovea/kernels/attention.h"
-#include "fovea/kernels/math-inl.h"
+#include "fovea/kernels/rows-inl.h"
 #include "hwy/highway.h"
-
-#undef FOVEA_UNROLL
-#if defined(__clang__)
-#define FOVEA_UNROLL _Pragma("clang loop unroll(full)")
-#else
-#define FOVEA_UNROLL _Pragma("GCC unroll 16")
-#endif
 
 #if FOVEA_SIMD
 HWY_BEFORE_NAMESPACE();
@@ -34,6 +27,9 @@ using simd::F32;
 using simd::I32;
 using simd::kLanes;
 using simd::Vec;
+using simd::whole_vectors;
+
+constexpr double kLog2E = 1.4426950408889634;
 
 constexpr int kTileVecs = 3;
 // As many accumulators as the registers hold beside the operands.
@@ -248,9 +244,8 @@ HWY_INLINE void copy_rows(const T* from, int64_t stride, int64_t rows, int64_t d
     }
   }
   for (; r < rows; ++r, from += stride, to += padded) {
-    int64_t c = 0;
-    for (; c + kLanes <= dim; c += kLanes) simd::store(simd::load(from + c), to + c);
-    if (c < dim) simd::store(simd::load_some(from + c, dim - c), to + c);
+    simd::for_columns(
+        dim, [&](int64_t c, auto n) HWY_ATTR { simd::store(simd::get(from + c, n), to + c); });
   }
 }
 
@@ -267,9 +262,8 @@ HWY_INLINE void store_rows(const float* from, int64_t padded, int64_t rows, int6
     }
   }
   for (; r < rows; ++r, from += padded, to += stride) {
-    int64_t c = 0;
-    for (; c + kLanes <= dim; c += kLanes) simd::store(simd::load(from + c), to + c);
-    if (c < dim) simd::store_some(simd::load(from + c), to + c, dim - c);
+    simd::for_columns(
+        dim, [&](int64_t c, auto n) HWY_ATTR { simd::put(simd::load(from + c), to + c, n); });
   }
 }
 
@@ -278,12 +272,24 @@ HWY_INLINE void fill_zero(T* at, int64_t n) {
   for (int64_t i = 0; i < n; ++i) at[i] = T(0.0f);
 }
 
-HWY_INLINE int64_t whole_vectors(int64_t n) { return (n + kLanes - 1) / kLanes * kLanes; }
+template <class T>
+HWY_INLINE void write_zeros(T* to, const AttentionStrides& strides, int64_t rows, int64_t dim) {
+  for (int64_t r = 0; r < rows; ++r, to += strides.token) fill_zero(to, dim);
+}
 
 struct Rows {
   const float* first;
   int64_t stride;
 };
+
+// Rows copied to `room`, padded with zeros to whole vectors.
+template <class T>
+HWY_INLINE Rows copied(const T* from, const AttentionStrides& strides, int64_t rows, int64_t dim,
+                       float* room) {
+  const int64_t padded = whole_vectors(dim);
+  copy_rows(from, strides.token, rows, dim, room, padded);
+  return {room, padded};
+}
 
 // Rows as they lie, or copied to `gathered` if they are scattered or not floats.
 template <class T>
@@ -292,9 +298,7 @@ HWY_INLINE Rows gather_rows(const T* from, const AttentionStrides& strides, int6
   if constexpr (std::is_same_v<T, float>) {
     if (!attention_detail::scattered(strides, dim)) return {from, strides.token};
   }
-  const int64_t padded = whole_vectors(dim);
-  copy_rows(from, strides.token, rows, dim, gathered, padded);
-  return {gathered, padded};
+  return copied(from, strides, rows, dim, gathered);
 }
 
 // What a block of queries sees: each query's range of keys, and the range that all of them see.
@@ -333,6 +337,53 @@ HWY_INLINE Vec masked(Vec scores, int64_t key, const int32_t* begin, const int32
   const auto seen = hn::AndNot(before, inside);
   const Vec minus_infinity = hn::Set(d, -HUGE_VALF);
   return hn::IfThenElse(hn::RebindMask(d, seen), scores, minus_infinity);
+}
+
+// Scores of the keys from first_key on, [keys][stride], of which `width` columns are in use, and
+// the keys that each column's query sees.
+struct ScoreBlock {
+  float* scores;
+  int64_t stride, width;
+  int64_t first_key, keys;
+  const int32_t* begin;
+  const int32_t* end;
+};
+
+// Masks the scores; max[column] becomes the maximum of what is left and of before[column], if that
+// is not null.
+HWY_INLINE void mask_scores(const ScoreBlock& x, const float* before, float* max) {
+  const F32 d;
+  for (int64_t v = 0; v < x.width; v += kLanes) {
+    Vec largest = before ? hn::Load(d, before + v) : hn::Set(d, -HUGE_VALF);
+    for (int64_t j = 0; j < x.keys; ++j) {
+      float* at = x.scores + j * x.stride + v;
+      const Vec score = masked(hn::Load(d, at), x.first_key + j, x.begin + v, x.end + v);
+      hn::Store(score, d, at);
+      largest = hn::Max(largest, score);
+    }
+    hn::Store(largest, d, max + v);
+  }
+}
+
+// Scores become probabilities, exp2(score - lse), and dP, which lies like them, becomes
+// dS = P * (dP - delta).
+template <bool kMask>
+HWY_NOINLINE void probabilities(const ScoreBlock& x, float* dp, const float* lses,
+                                const float* deltas) {
+  const F32 d;
+  float* const scores = x.scores;
+  const int64_t stride = x.stride, keys = x.keys;
+  for (int64_t v = 0; v < x.width; v += kLanes) {
+    const Vec lse = hn::Load(d, lses + v), delta = hn::Load(d, deltas + v);
+    for (int64_t j = 0; j < keys; ++j) {
+      const int64_t i = j * stride + v;
+      Vec score = hn::Load(d, scores + i);
+      if (kMask) score = masked(score, x.first_key + j, x.begin + v, x.end + v);
+      const Vec p = exp2(hn::Sub(score, lse));
+      hn::Store(p, d, scores + i);
+      hn::Store(hn::Mul(p, hn::Sub(hn::Load(d, dp + i), delta)), d, dp + i);
+    }
+  }
 }
 
 }  // namespace

@@ -101,6 +101,35 @@ namespace attention_detail {
 // too.
 void check(const AttentionProblem& problem, bool backward);
 
+// Row (b, t, h) of an array.
+template <class T>
+T* row(T* base, const AttentionStrides& s, int64_t b, int64_t t, int64_t h) {
+  return base + b * s.batch + t * s.token + h * s.head;
+}
+
+// Query heads that read the key/value head and are kept: the first ones of its group.
+inline int64_t kept_in_group(const AttentionProblem& p, int64_t kv_head) {
+  const int64_t group = p.heads / p.kv_heads;
+  return std::clamp<int64_t>(p.heads_kept - kv_head * group, 0, group);
+}
+
+// Rounded up to vectors of any target.
+constexpr int64_t padded(int64_t n) { return (n + 15) / 16 * 16; }
+
+// Hands out pieces of a worker's scratch, in floats, aligned to 64 bytes.
+class ScratchPieces {
+ public:
+  int64_t take(int64_t floats) {
+    const int64_t at = used_;
+    used_ += padded(floats);
+    return at;
+  }
+  int64_t used() const { return used_; }
+
+ private:
+  int64_t used_ = 0;
+};
+
 // The keys that one query sees: [begin, end), empty if end <= begin. Both ends grow with the query,
 // so the keys that a run of queries touches lie between the first one's begin and the last one's
 // end.

@@ -38,31 +38,26 @@ struct BackwardLayout {
     value_dim = round(p.value_dim, lanes);
     span = std::min(kKeySpan, p.tk);
     const int64_t keys = std::min(kKeyBlock, p.tk);
-    int64_t used = 0;
-    const auto take = [&](int64_t floats) {
-      const int64_t at = used;
-      used += round(floats, 16);
-      return at;
-    };
-    qt = take(p.head_dim * width);
-    dot = take(p.value_dim * width);
-    q = take(width * dim);
-    dout = take(width * value_dim);
-    dqt = take(p.head_dim * width);
-    p_block = take(keys * width);
-    ds_block = take(keys * width);
-    dk = take(span * dim);
-    dv = take(span * value_dim);
+    ScratchPieces scratch;
+    qt = scratch.take(p.head_dim * width);
+    dot = scratch.take(p.value_dim * width);
+    q = scratch.take(width * dim);
+    dout = scratch.take(width * value_dim);
+    dqt = scratch.take(p.head_dim * width);
+    p_block = scratch.take(keys * width);
+    ds_block = scratch.take(keys * width);
+    dk = scratch.take(span * dim);
+    dv = scratch.take(span * value_dim);
     const bool converted = p.dtype != DType::f32;
-    k = take(converted || scattered(p.k, p.head_dim) ? span * dim : 0);
-    v = take(converted || scattered(p.v, p.value_dim) ? span * value_dim : 0);
-    dq = take(converted ? p.heads / p.kv_heads * p.tq * p.head_dim : 0);
-    lse = take(width);
-    delta = take(width);
-    begin = take(width);
-    end = take(width);
-    deltas = take(p.heads / p.kv_heads * p.tq);
-    total = used;
+    k = scratch.take(converted || scattered(p.k, p.head_dim) ? span * dim : 0);
+    v = scratch.take(converted || scattered(p.v, p.value_dim) ? span * value_dim : 0);
+    dq = scratch.take(converted ? p.heads / p.kv_heads * p.tq * p.head_dim : 0);
+    lse = scratch.take(width);
+    delta = scratch.take(width);
+    begin = scratch.take(width);
+    end = scratch.take(width);
+    deltas = scratch.take(p.heads / p.kv_heads * p.tq);
+    total = scratch.used();
   }
 
   int64_t width;           // queries in a block
@@ -115,7 +110,7 @@ class HeadBackward {
   void run() {
     const int64_t group = p_.heads / p_.kv_heads;
     const int64_t first_head = task_.kv_head * group;
-    const int64_t kept = HWY_MAX(0, HWY_MIN(group, p_.heads_kept - first_head));
+    const int64_t kept = attention_detail::kept_in_group(p_, task_.kv_head);
     for (int64_t h = 0; h < kept; ++h) {
       for (int64_t i = 0; i < p_.tq; ++i) {
         scratch_[layout_.deltas + h * p_.tq + i] =
@@ -123,10 +118,8 @@ class HeadBackward {
                      at(args_.out, p_.out, i, first_head + h), p_.value_dim);
       }
     }
-    for (int64_t h = kept; h < group; ++h) {
-      for (int64_t i = 0; i < p_.tq; ++i)
-        fill_zero(at(args_.dq, p_.dq, i, first_head + h), p_.head_dim);
-    }
+    for (int64_t h = kept; h < group; ++h)
+      write_zeros(at(args_.dq, p_.dq, 0, first_head + h), p_.dq, p_.tq, p_.head_dim);
     for (int64_t span = 0; span < p_.tk; span += layout_.span) {
       const int64_t keys = HWY_MIN(layout_.span, p_.tk - span);
       k_ = gather_rows(at(args_.k, p_.k, span, task_.kv_head), p_.k, keys, p_.head_dim,
@@ -153,10 +146,10 @@ class HeadBackward {
 
  private:
   const T* at(const void* base, const AttentionStrides& s, int64_t token, int64_t head) const {
-    return static_cast<const T*>(base) + task_.batch * s.batch + token * s.token + head * s.head;
+    return attention_detail::row(static_cast<const T*>(base), s, task_.batch, token, head);
   }
   T* at(void* base, const AttentionStrides& s, int64_t token, int64_t head) const {
-    return static_cast<T*>(base) + task_.batch * s.batch + token * s.token + head * s.head;
+    return attention_detail::row(static_cast<T*>(base), s, task_.batch, token, head);
   }
 
   // Where dQ is summed up: in place if it is f32.
@@ -206,7 +199,6 @@ class HeadBackward {
 
   void load_queries(int64_t head, int64_t head_in_group, int64_t first, int64_t count,
                     int64_t width) {
-    constexpr double kLog2E = 1.4426950408889634;
     float* q = scratch_ + layout_.q;
     float* dout = scratch_ + layout_.dout;
     copy_rows(at(args_.q, p_.q, first, head), p_.q.token, count, p_.head_dim, q, layout_.dim);
@@ -254,10 +246,15 @@ class HeadBackward {
                                           .lane_row = nullptr,
                                           .steps = p_.value_dim},
                                          keys, vecs);
-    if (mask)
-      probabilities<true>(j, keys, width, p_block, ds_block);
-    else
-      probabilities<false>(j, keys, width, p_block, ds_block);
+    const ScoreBlock scores{.scores = p_block,
+                            .stride = width,
+                            .width = width,
+                            .first_key = j,
+                            .keys = keys,
+                            .begin = begin(),
+                            .end = end()};
+    (mask ? probabilities<true> : probabilities<false>)(scores, ds_block, scratch_ + layout_.lse,
+                                                        scratch_ + layout_.delta);
     product<Into::add, Contiguous::step>({.a = p_block,
                                           .a_stride = width,
                                           .b = scratch_ + layout_.dout,
@@ -285,25 +282,6 @@ class HeadBackward {
                                          .lane_row = nullptr,
                                          .steps = keys},
                                         p_.head_dim, vecs);
-  }
-
-  // Scores become probabilities, and dP becomes dS without the scale.
-  template <bool kMask>
-  HWY_INLINE void probabilities(int64_t first_key, int64_t keys, int64_t width, float* scores,
-                                float* dp) const {
-    const F32 d;
-    for (int64_t v = 0; v < width; v += kLanes) {
-      const Vec lse = hn::Load(d, scratch_ + layout_.lse + v);
-      const Vec delta = hn::Load(d, scratch_ + layout_.delta + v);
-      for (int64_t j = 0; j < keys; ++j) {
-        const int64_t i = j * width + v;
-        Vec score = hn::Load(d, scores + i);
-        if (kMask) score = masked(score, first_key + j, begin() + v, end() + v);
-        const Vec p = exp2(hn::Sub(score, lse));
-        hn::Store(p, d, scores + i);
-        hn::Store(hn::Mul(p, hn::Sub(hn::Load(d, dp + i), delta)), d, dp + i);
-      }
-    }
   }
 
   void write(const float* from, int64_t padded, int64_t dim, float factor, int64_t first_key,

@@ -100,8 +100,7 @@ HWY_INLINE void online_softmax(const LaneRows& lane, int64_t vecs, int64_t keys,
   const int64_t width = vecs * kLanes;
   for (int64_t v = 0; v < width; v += kLanes) {
     const Vec max = hn::Load(d, lane.new_max + v);
-    // Where no key was seen yet, -infinity - 0 keeps probabilities at 0 instead of NaN.
-    const Vec base = hn::IfThenZeroElse(hn::Eq(max, hn::Set(d, -HUGE_VALF)), max);
+    const Vec base = simd::base_of(max);
     const Vec rescale = exp2(hn::Sub(hn::Load(d, lane.max + v), base));
     Vec sum = hn::Zero(d);
     for (float* row = s + v; row < s + keys * width; row += width) {
@@ -115,22 +114,6 @@ HWY_INLINE void online_softmax(const LaneRows& lane, int64_t vecs, int64_t keys,
   }
 }
 
-HWY_INLINE void mask_scores(const LaneRows& lane, int64_t vecs, int64_t first_key, int64_t keys,
-                            float* s) {
-  const F32 d;
-  const int64_t width = vecs * kLanes;
-  for (int64_t v = 0; v < width; v += kLanes) {
-    Vec max = hn::Load(d, lane.max + v);
-    for (int64_t j = 0; j < keys; ++j) {
-      float* at = s + j * width + v;
-      const Vec score = masked(hn::Load(d, at), first_key + j, lane.begin + v, lane.end + v);
-      hn::Store(score, d, at);
-      max = hn::Max(max, score);
-    }
-    hn::Store(max, d, lane.new_max + v);
-  }
-}
-
 // rows: room for the output in f32, where it is converted.
 template <class T>
 HWY_INLINE void finish(const AttentionProblem& p, const LaneRows& lane, int64_t vecs,
@@ -138,9 +121,7 @@ HWY_INLINE void finish(const AttentionProblem& p, const LaneRows& lane, int64_t 
   const F32 d;
   const int64_t width = vecs * kLanes;
   for (int64_t v = 0; v < width; v += kLanes) {
-    const Vec sum = hn::Load(d, lane.sum + v);
-    const Vec zero = hn::Zero(d);
-    const Vec inverse = hn::IfThenZeroElse(hn::Eq(sum, zero), hn::Div(hn::Set(d, 1.0f), sum));
+    const Vec inverse = simd::inverse_or_zero(hn::Load(d, lane.sum + v));
     for (int64_t c = 0; c < p.value_dim; ++c) {
       float* at = ot + c * width + v;
       hn::Store(hn::Mul(hn::Load(d, at), inverse), d, at);
@@ -206,8 +187,8 @@ class PanelsForward {
     }
     for (int64_t i = 0; i < count; ++i) {
       const Panel& panel = panels_[i];
-      T* out = static_cast<T*>(task_.args.out) + task_.batch * p_.out.batch +
-               panel.first * p_.out.token + task_.head * p_.out.head;
+      T* out = attention_detail::row(static_cast<T*>(task_.args.out), p_.out, task_.batch,
+                                     panel.first, task_.head);
       float* lse = p_.want_lse ? static_cast<float*>(task_.args.lse) : nullptr;
       if (lse) lse += (task_.batch * p_.heads + task_.head) * p_.tq + panel.first;
       finish(p_, panel.lane, panel.vecs, panel.queries, panel.ot, out, scratch_ + layout_.rows,
@@ -217,7 +198,7 @@ class PanelsForward {
 
  private:
   const T* at(const void* base, const AttentionStrides& s, int64_t token, int64_t head) const {
-    return static_cast<const T*>(base) + task_.batch * s.batch + token * s.token + head * s.head;
+    return attention_detail::row(static_cast<const T*>(base), s, task_.batch, token, head);
   }
 
   Rows queries(const T* q, int64_t count) const {
@@ -247,7 +228,6 @@ class PanelsForward {
                   .new_max = rows + 3 * width,
                   .begin = reinterpret_cast<int32_t*>(rows + 4 * width),
                   .end = reinterpret_cast<int32_t*>(rows + 5 * width)};
-    constexpr double kLog2E = 1.4426950408889634;
     const Rows q = queries(at(task_.args.q, p_.q, panel.first, task_.head), panel.queries);
     load_transposed(q.first, q.stride, panel.queries, p_.head_dim,
                     static_cast<float>(p_.scale * kLog2E), panel.qt, width);
@@ -278,7 +258,14 @@ class PanelsForward {
                                               .steps = p_.head_dim},
                                              keys, panel.vecs);
     if (j < panel.seen.full.begin || j + keys > panel.seen.full.end)
-      mask_scores(lane, panel.vecs, j, keys, s);
+      mask_scores({.scores = s,
+                   .stride = panel.width,
+                   .width = panel.width,
+                   .first_key = j,
+                   .keys = keys,
+                   .begin = lane.begin,
+                   .end = lane.end},
+                  lane.max, lane.new_max);
     online_softmax(lane, panel.vecs, keys, s);
     product<Into::rescale, Contiguous::row>({.a = v.first,
                                              .a_stride = v.stride,
@@ -355,9 +342,8 @@ class HwyForward final : public KernelPlan<AttentionArgs> {
     const int64_t end =
         task.end_panel < panels_.count ? panels_.first_query(task.end_panel) : p_.tq;
     for (int64_t i = panels_.first_query(task.first_panel); i < end; ++i) {
-      T* out = static_cast<T*>(task.args.out) + task.batch * p_.out.batch + i * p_.out.token +
-               task.head * p_.out.head;
-      std::fill_n(out, p_.value_dim, T(0.0f));
+      std::fill_n(row(static_cast<T*>(task.args.out), p_.out, task.batch, i, task.head),
+                  p_.value_dim, T(0.0f));
       if (p_.want_lse && task.args.lse)
         static_cast<float*>(task.args.lse)[(task.batch * p_.heads + task.head) * p_.tq + i] = 0;
     }

@@ -10,12 +10,6 @@
 namespace fovea::attention_detail {
 namespace {
 
-// Row (b, t, h) of an array.
-template <class T>
-T* row(T* base, const AttentionStrides& s, int64_t b, int64_t t, int64_t h) {
-  return base + b * s.batch + t * s.token + h * s.head;
-}
-
 template <class T>
 double number(T x) {
   return convert<double, false>(x);

@@ -17,13 +17,6 @@
 #include "fovea/kernels/attention_short.h"
 #include "fovea/kernels/math-inl.h"
 
-#undef FOVEA_UNROLL_ALL
-#if defined(__clang__)
-#define FOVEA_UNROLL_ALL _Pragma("clang loop unroll(full)")
-#else
-#define FOVEA_UNROLL_ALL _Pragma("GCC unroll 32")
-#endif
-
 #if FOVEA_SIMD
 HWY_BEFORE_NAMESPACE();
 namespace fovea {
@@ -69,46 +62,46 @@ HWY_NOINLINE void short_tile(const ShortProduct& x, int64_t row, int64_t column)
   const float* HWY_RESTRICT b = x.b + column;
   float* HWY_RESTRICT c = x.c + row * x.c_row + column;
   Vec sum[kRows][kVecs];
-  FOVEA_UNROLL_ALL
+  FOVEA_UNROLL
   for (int r = 0; r < kRows; ++r) {
-    FOVEA_UNROLL_ALL
+    FOVEA_UNROLL
     for (int v = 0; v < kVecs; ++v) sum[r][v] = hn::Zero(d);
   }
   const int64_t a_step = x.a_step, b_step = x.b_step;
   for (int64_t k = x.steps; k > 0; --k) {
     Vec right[kVecs];
-    FOVEA_UNROLL_ALL
+    FOVEA_UNROLL
     for (int v = 0; v < kVecs; ++v) right[v] = hn::LoadU(d, b + v * kLanes);
-    FOVEA_UNROLL_ALL
+    FOVEA_UNROLL
     for (int r = 0; r < kRows; ++r) {
       const Vec left = hn::Set(d, a[r * a_row]);
-      FOVEA_UNROLL_ALL
+      FOVEA_UNROLL
       for (int v = 0; v < kVecs; ++v) sum[r][v] = hn::MulAdd(left, right[v], sum[r][v]);
     }
     a += a_step;
     b += b_step;
   }
   if (kFinish == Finish::plain && x.add) {
-    FOVEA_UNROLL_ALL
+    FOVEA_UNROLL
     for (int r = 0; r < kRows; ++r) {
-      FOVEA_UNROLL_ALL
+      FOVEA_UNROLL
       for (int v = 0; v < kVecs; ++v)
         sum[r][v] = hn::Add(sum[r][v], hn::LoadU(d, c + r * x.c_row + v * kLanes));
     }
   }
-  FOVEA_UNROLL_ALL
+  FOVEA_UNROLL
   for (int r = 0; r < kRows; ++r) {
-    FOVEA_UNROLL_ALL
+    FOVEA_UNROLL
     for (int v = 0; v < kVecs; ++v) {
       if (kFinish == Finish::scale) sum[r][v] = hn::Mul(sum[r][v], hn::Set(d, x.extra[row + r]));
       hn::StoreU(sum[r][v], d, c + r * x.c_row + v * kLanes);
     }
   }
   if (kFinish == Finish::max) {
-    FOVEA_UNROLL_ALL
+    FOVEA_UNROLL
     for (int v = 0; v < kVecs; ++v) {
       Vec max = hn::Load(d, x.extra + column + v * kLanes);
-      FOVEA_UNROLL_ALL
+      FOVEA_UNROLL
       for (int r = 0; r < kRows; ++r) max = hn::Max(max, sum[r][v]);
       hn::Store(max, d, x.extra + column + v * kLanes);
     }
@@ -155,37 +148,6 @@ HWY_INLINE void short_product(const ShortProduct& x, int64_t rows, int64_t vecs)
 
 // ---- Sums over lanes
 
-// Lane j is the sum of the lanes of m[j].
-HWY_INLINE Vec sums_of(const Vec (&m)[kLanes]) {
-  const F32 d;
-  const hn::Repartition<double, F32> pairs;
-  Vec quads[kLanes / 4];  // in each block of four lanes, what the block adds to four sums
-  FOVEA_UNROLL_ALL
-  for (int64_t i = 0; i < kLanes / 4; ++i) {
-    const Vec low = hn::Add(hn::InterleaveLower(d, m[4 * i], m[4 * i + 1]),
-                            hn::InterleaveUpper(d, m[4 * i], m[4 * i + 1]));
-    const Vec high = hn::Add(hn::InterleaveLower(d, m[4 * i + 2], m[4 * i + 3]),
-                             hn::InterleaveUpper(d, m[4 * i + 2], m[4 * i + 3]));
-    const auto a = hn::BitCast(pairs, low), b = hn::BitCast(pairs, high);
-    quads[i] = hn::Add(hn::BitCast(d, hn::InterleaveLower(pairs, a, b)),
-                       hn::BitCast(d, hn::InterleaveUpper(pairs, a, b)));
-  }
-#if HWY_TARGET == HWY_SSE4
-  return quads[0];
-#else
-  const auto halves = [&](Vec x, Vec y) HWY_ATTR {
-    return hn::Add(hn::ConcatLowerLower(d, y, x), hn::ConcatUpperUpper(d, y, x));
-  };
-#if HWY_TARGET == HWY_AVX2
-  return halves(quads[0], quads[1]);
-#else
-  const Vec even = halves(quads[0], quads[2]), odd = halves(quads[1], quads[3]);
-  return hn::Add(hn::OddEvenBlocks(hn::SwapAdjacentBlocks(odd), even),
-                 hn::OddEvenBlocks(odd, hn::SwapAdjacentBlocks(even)));
-#endif
-#endif
-}
-
 // out[j] = a_j . b_j for j in [0, n), rows of whole vectors; out has room up to whole vectors.
 HWY_NOINLINE void row_dots(Rows a, Rows b, int64_t n, int64_t dim, float* out) {
   const F32 d;
@@ -200,9 +162,10 @@ HWY_NOINLINE void row_dots(Rows a, Rows b, int64_t n, int64_t dim, float* out) {
   };
   for (; n - j > 3; j += kLanes) {
     Vec m[kLanes];
-    FOVEA_UNROLL_ALL
+    FOVEA_UNROLL
     for (int64_t i = 0; i < kLanes; ++i) m[i] = products(HWY_MIN(j + i, n - 1));
-    hn::StoreU(sums_of(m), d, out + j);
+    const auto each = [&](int64_t i) HWY_ATTR { return m[i]; };
+    hn::StoreU(simd::join_each(each, simd::Plus()), d, out + j);
   }
   for (; j < n; ++j) out[j] = hn::GetLane(hn::SumOfLanes(d, products(j)));
 }
@@ -217,9 +180,7 @@ HWY_NOINLINE Rows operand(const T* from, const AttentionStrides& strides, int64_
     if (dim % kLanes == 0 && !attention_detail::scattered(strides, dim))
       return {from, strides.token};
   }
-  const int64_t padded = whole_vectors(dim);
-  copy_rows(from, strides.token, rows, dim, room, padded);
-  return {room, padded};
+  return copied(from, strides, rows, dim, room);
 }
 
 // Where rows are computed: in place if they can be written in whole vectors, else in `room`.
@@ -240,11 +201,6 @@ HWY_NOINLINE void write(const Target& from, T* to, const AttentionStrides& strid
   if (static_cast<const void*>(from.first) == to) return;
   store_rows(from.first, from.stride, rows, dim, to, strides.token);
 }
-template <class T>
-HWY_INLINE void write_zeros(T* to, const AttentionStrides& strides, int64_t rows, int64_t dim) {
-  for (int64_t r = 0; r < rows; ++r, to += strides.token) fill_zero(to, dim);
-}
-
 // factor * rows into [dim][stride], for `lanes` rows, a whole number of vectors. Rows that are not
 // there repeat the last: their results are never used. Rows are padded to whole vectors.
 HWY_NOINLINE void transpose_rows(Rows from, int64_t rows, int64_t lanes, int64_t dim, float factor,
@@ -257,7 +213,7 @@ HWY_NOINLINE void transpose_rows(Rows from, int64_t rows, int64_t lanes, int64_t
     for (int64_t c = 0; c < dim; c += 4) {
       // Blocks of four by four: block b of x[i] is row 4 b + i, so shuffles within blocks do.
       __m512 x[4];
-      FOVEA_UNROLL_ALL
+      FOVEA_UNROLL
       for (int i = 0; i < 4; ++i) {
         const auto quad = [&](int block) HWY_ATTR { return _mm_loadu_ps(row[4 * block + i] + c); };
         __m512 v = _mm512_castps128_ps512(quad(0));
@@ -337,6 +293,88 @@ HWY_INLINE Vec log_of_sum(Vec x) {
   const Vec special = hn::IfThenElse(hn::Eq(x, hn::Zero(d)), hn::Neg(infinity), x);
   return hn::IfThenElse(ordinary, ln, special);
 }
+
+// ---- A task
+
+// What the two directions share: operands and masks of a task's heads.
+template <class Args, class Layout>
+class ShortHeads {
+ public:
+  ShortHeads(const attention_detail::ShortTask<Args>& task, float* scratch)
+      : p_(task.problem),
+        args_(task.args),
+        task_(task),
+        layout_(p_),
+        scratch_(scratch),
+        spread_(p_.tq),
+        seen_(block_keys(p_, 0, p_.tq,
+                         attention_detail::key_length(p_, task.args.key_lengths, task.batch),
+                         layout_.lanes, begin(), end())),
+        from_(seen_.touched.begin),
+        keys_(HWY_MAX(0, seen_.touched.end - from_)),
+        mask_(seen_.full.begin > from_ || seen_.full.end < from_ + keys_),
+        factor_(static_cast<float>(p_.scale * kLog2E)) {}
+
+ protected:
+  template <class T>
+  const T* at(const void* base, const AttentionStrides& s, int64_t token, int64_t head) const {
+    return attention_detail::row(static_cast<const T*>(base), s, task_.batch, token, head);
+  }
+  template <class T>
+  T* at(void* base, const AttentionStrides& s, int64_t token, int64_t head) const {
+    return attention_detail::row(static_cast<T*>(base), s, task_.batch, token, head);
+  }
+
+  // Of the keys that some query sees.
+  template <class T>
+  void load_keys(int64_t kv_head) {
+    k_ = operand(at<T>(args_.k, p_.k, from_, kv_head), p_.k, keys_, p_.head_dim,
+                 scratch_ + layout_.k);
+    v_ = operand(at<T>(args_.v, p_.v, from_, kv_head), p_.v, keys_, p_.value_dim,
+                 scratch_ + layout_.v);
+  }
+
+  // Rows of queries into [dim][lanes] at `to`.
+  void transpose_queries(Rows rows, int64_t dim, float factor, int64_t to) const {
+    transpose_rows(rows, p_.tq, spread_.width, dim, factor, scratch_ + to, layout_.lanes);
+  }
+
+  // Scores of query i alone, times log2(e), up to a whole vector.
+  void single_scores(const float* q, int64_t i, float* scores) const {
+    const F32 d;
+    float* scaled = scratch_ + layout_.single_q;
+    for (int64_t c = 0; c < p_.head_dim; c += kLanes)
+      hn::Store(hn::Mul(hn::LoadU(d, q + c), hn::Set(d, factor_)), d, scaled + c);
+    row_dots(k_, {scaled, 0}, keys_, p_.head_dim, scores);
+    if (mask_) mask_row(scores, from_, keys_, begin()[i], end()[i]);
+  }
+
+  // [keys][lanes] at `at`: scores, or their gradients.
+  ScoreBlock block(float* at) const {
+    return {.scores = at,
+            .stride = layout_.lanes,
+            .width = spread_.width,
+            .first_key = from_,
+            .keys = keys_,
+            .begin = begin(),
+            .end = end()};
+  }
+
+  int32_t* begin() const { return reinterpret_cast<int32_t*>(scratch_ + layout_.begin); }
+  int32_t* end() const { return reinterpret_cast<int32_t*>(scratch_ + layout_.end); }
+
+  const AttentionProblem& p_;
+  const Args& args_;
+  const attention_detail::ShortTask<Args>& task_;
+  const Layout layout_;
+  float* const scratch_;
+  const Spread spread_;
+  const BlockKeys seen_;
+  const int64_t from_, keys_;  // that some query sees
+  const bool mask_;            // not every query sees them all
+  const float factor_;         // scale log2(e)
+  Rows k_{}, v_{};
+};
 
 }  // namespace
 }  // namespace HWY_NAMESPACE

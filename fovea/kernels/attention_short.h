@@ -3,9 +3,12 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <memory>
 #include <string_view>
+#include <type_traits>
 #include <vector>
 
+#include "fovea/base/error.h"
 #include "fovea/kernels/attention.h"
 
 namespace fovea::attention_detail {
@@ -27,26 +30,51 @@ inline bool short_enough(const AttentionProblem& p) {
 
 // One task is one key/value head of one sample, or all of them where there are samples enough for
 // the threads: heads of a sample lie side by side in memory.
-struct ShortTasks {
-  explicit ShortTasks(const AttentionProblem& p)
-      : heads(p.batch >= 16 ? p.kv_heads : 1), count(p.batch * (p.kv_heads / heads)) {}
-  int64_t heads;  // key/value heads of a task
-  int64_t count;
+template <class Args>
+struct ShortTask {
+  const AttentionProblem& problem;
+  const Args& args;
+  int64_t batch, first_kv_head, end_kv_head;
 };
 
-// Hands out pieces of a worker's scratch, in floats, aligned to 64 bytes.
-class ShortScratch {
+template <class Args>
+using ShortFunction = void (*)(const ShortTask<Args>&, float* scratch);
+
+// Layout: where one worker's scratch holds what.
+template <class Args, class Layout>
+class ShortPlan final : public KernelPlan<Args> {
  public:
-  int64_t take(int64_t floats) {
-    const int64_t at = used_;
-    used_ += (floats + 15) / 16 * 16;
-    return at;
+  ShortPlan(const AttentionProblem& problem, ShortFunction<Args> function)
+      : p_(problem), function_(function) {
+    this->worker_scratch_bytes = static_cast<size_t>(Layout(p_).total) * sizeof(float);
   }
-  int64_t used() const { return used_; }
+
+  void run(const Args& args, const KernelContext& context) const noexcept override {
+    if constexpr (std::is_same_v<Args, AttentionBackwardArgs>) FOVEA_ASSERT(args.lse != nullptr);
+    const int64_t heads = p_.batch >= 16 ? p_.kv_heads : 1;  // of a task
+    const int64_t tasks = p_.kv_heads / heads;               // of a sample
+    context.pool->parallel_for(p_.batch * tasks, [&](int64_t task, int worker) {
+      const int64_t first = task % tasks * heads;
+      function_({.problem = p_,
+                 .args = args,
+                 .batch = task / tasks,
+                 .first_kv_head = first,
+                 .end_kv_head = first + heads},
+                context.worker<float>(worker));
+    });
+  }
 
  private:
-  int64_t used_ = 0;
+  AttentionProblem p_;
+  ShortFunction<Args> function_;
 };
+
+template <class Args, class Layout, ShortFunction<Args> kFunction>
+std::unique_ptr<KernelPlan<Args>> plan_short(const AttentionProblem& problem) {
+  check(problem, std::is_same_v<Args, AttentionBackwardArgs>);
+  if (!short_enough(problem)) return nullptr;
+  return std::make_unique<ShortPlan<Args, Layout>>(problem, kFunction);
+}
 
 // "short_avx3" for "hwy_avx3".
 constexpr std::string_view short_name(std::string_view target_name) {

@@ -8,7 +8,6 @@
 #include "fovea/kernels/hwy_targets.h"
 #include "hwy/foreach_target.h"  // IWYU pragma: keep
 // after foreach_target.h
-#include "fovea/base/error.h"
 #include "fovea/kernels/attention_short-inl.h"
 
 #ifndef FOVEA_ATTENTION_SHORT_BACKWARD_ONCE
@@ -16,19 +15,14 @@
 namespace fovea::attention_detail {
 namespace {
 
-struct ShortBackwardTask {
-  const AttentionProblem& problem;
-  const AttentionBackwardArgs& args;
-  int64_t batch, first_kv_head, end_kv_head;
-};
+using ShortBackwardTask = ShortTask<AttentionBackwardArgs>;
 
 // Where one worker's scratch holds what, in floats. Rows are padded to vectors of any target.
 struct ShortBackwardLayout {
   explicit ShortBackwardLayout(const AttentionProblem& p) {
-    const auto round = [](int64_t n) { return (n + 15) / 16 * 16; };
     lanes = p.tq <= 64 ? 64 : 128;
-    const int64_t dim = round(p.head_dim), value_dim = round(p.value_dim);
-    ShortScratch scratch;
+    const int64_t dim = padded(p.head_dim), value_dim = padded(p.value_dim);
+    ScratchPieces scratch;
     p_block = scratch.take(p.tk * lanes);
     ds_block = scratch.take(p.tk * lanes);
     qt = scratch.take(dim * lanes);
@@ -45,8 +39,8 @@ struct ShortBackwardLayout {
     delta = scratch.take(lanes);
     begin = scratch.take(lanes);
     end = scratch.take(lanes);
-    single_s = scratch.take(round(p.tk));
-    single_dp = scratch.take(round(p.tk));
+    single_s = scratch.take(padded(p.tk));
+    single_dp = scratch.take(padded(p.tk));
     single_q = scratch.take(dim);
     total = scratch.used();
   }
@@ -76,48 +70,29 @@ using attention_detail::ShortBackwardLayout;
 using attention_detail::ShortBackwardTask;
 
 template <class T>
-class ShortBackward {
+class ShortBackward : ShortHeads<AttentionBackwardArgs, ShortBackwardLayout> {
  public:
-  ShortBackward(const ShortBackwardTask& task, float* scratch)
-      : p_(task.problem),
-        args_(task.args),
-        task_(task),
-        layout_(p_),
-        scratch_(scratch),
-        spread_(p_.tq),
-        length_(attention_detail::key_length(p_, task.args.key_lengths, task.batch)) {}
+  using ShortHeads::ShortHeads;
 
   void run() {
-    seen_ = block_keys(p_, 0, p_.tq, length_, layout_.lanes, begin(), end());
-    from_ = seen_.touched.begin;
-    keys_ = HWY_MAX(0, seen_.touched.end - from_);
     for (int64_t g = task_.first_kv_head; g < task_.end_kv_head; ++g) group(g);
   }
 
  private:
-  const T* at(const void* base, const AttentionStrides& s, int64_t token, int64_t head) const {
-    return static_cast<const T*>(base) + task_.batch * s.batch + token * s.token + head * s.head;
-  }
-  T* at(void* base, const AttentionStrides& s, int64_t token, int64_t head) const {
-    return static_cast<T*>(base) + task_.batch * s.batch + token * s.token + head * s.head;
-  }
-
   // A key/value head and the query heads that read it.
   void group(int64_t g) {
     const int64_t count = p_.heads / p_.kv_heads;
-    const int64_t kept =
-        keys_ > 0 ? HWY_MAX(0, HWY_MIN(count, p_.heads_kept - g * count)) : int64_t{0};
+    const int64_t kept = keys_ > 0 ? attention_detail::kept_in_group(p_, g) : 0;
     for (int64_t h = kept; h < count; ++h)
-      write_zeros(at(args_.dq, p_.dq, 0, g * count + h), p_.dq, p_.tq, p_.head_dim);
-    T* const dk = at(args_.dk, p_.dk, 0, g);
-    T* const dv = at(args_.dv, p_.dv, 0, g);
+      write_zeros(at<T>(args_.dq, p_.dq, 0, g * count + h), p_.dq, p_.tq, p_.head_dim);
+    T* const dk = at<T>(args_.dk, p_.dk, 0, g);
+    T* const dv = at<T>(args_.dv, p_.dv, 0, g);
     if (kept == 0) {
       write_zeros(dk, p_.dk, p_.tk, p_.head_dim);
       write_zeros(dv, p_.dv, p_.tk, p_.value_dim);
       return;
     }
-    k_ = operand(at(args_.k, p_.k, from_, g), p_.k, keys_, p_.head_dim, scratch_ + layout_.k);
-    v_ = operand(at(args_.v, p_.v, from_, g), p_.v, keys_, p_.value_dim, scratch_ + layout_.v);
+    load_keys<T>(g);
     T* const dk_seen = dk + from_ * p_.dk.token;
     T* const dv_seen = dv + from_ * p_.dv.token;
     const Target to_dk = target(dk_seen, p_.dk, p_.head_dim, scratch_ + layout_.dk);
@@ -137,36 +112,29 @@ class ShortBackward {
   }
 
   void head(int64_t head, bool add, const Target& dk, const Target& dv) const {
-    constexpr double kLog2E = 1.4426950408889634;
     const float scale = static_cast<float>(p_.scale);
-    const float factor = static_cast<float>(p_.scale * kLog2E);
     const Rows q =
-        operand(at(args_.q, p_.q, 0, head), p_.q, p_.tq, p_.head_dim, scratch_ + layout_.q);
-    const Rows dout = operand(at(args_.dout, p_.dout, 0, head), p_.dout, p_.tq, p_.value_dim,
+        operand(at<T>(args_.q, p_.q, 0, head), p_.q, p_.tq, p_.head_dim, scratch_ + layout_.q);
+    const Rows dout = operand(at<T>(args_.dout, p_.dout, 0, head), p_.dout, p_.tq, p_.value_dim,
                               scratch_ + layout_.dout);
     per_query(head, dout, scale);
-    const bool mask = seen_.full.begin > from_ || seen_.full.end < from_ + keys_;
     float* p = scratch_ + layout_.p_block;
     float* ds = scratch_ + layout_.ds_block;
     if (spread_.vecs > 0) {
-      transpose_rows(q, p_.tq, spread_.width, p_.head_dim, factor, scratch_ + layout_.qt,
-                     layout_.lanes);
-      transpose_rows(dout, p_.tq, spread_.width, p_.value_dim, scale, scratch_ + layout_.dot,
-                     layout_.lanes);
+      transpose_queries(q, p_.head_dim, factor_, layout_.qt);
+      transpose_queries(dout, p_.value_dim, scale, layout_.dot);
       scores(k_, layout_.qt, p_.head_dim, p);
       scores(v_, layout_.dot, p_.value_dim, ds);
-      if (mask)
-        probabilities<true>(p, ds);
-      else
-        probabilities<false>(p, ds);
+      (mask_ ? probabilities<true> : probabilities<false>)(block(p), ds, scratch_ + layout_.lse,
+                                                           scratch_ + layout_.delta);
     }
     for (int64_t i = spread_.first_single; i < p_.tq; ++i)
-      single(q.first + i * q.stride, dout.first + i * dout.stride, i, factor, scale, mask, p, ds);
+      single(q.first + i * q.stride, dout.first + i * dout.stride, i, scale, p, ds);
     if (layout_.lanes == 64)
       key_gradients<64>(q, dout, add, dk, dv, p, ds);
     else
       key_gradients<128>(q, dout, add, dk, dv, p, ds);
-    T* const dq = at(args_.dq, p_.dq, 0, head);
+    T* const dq = at<T>(args_.dq, p_.dq, 0, head);
     const Target to = target(dq, p_.dq, p_.head_dim, scratch_ + layout_.dq);
     short_product<1, Finish::plain>({.a = ds,
                                      .a_row = 1,
@@ -185,7 +153,7 @@ class ShortBackward {
   // The log-sum-exp and rowsum(dO * O) of each query, as the lanes want them.
   void per_query(int64_t head, Rows dout, float scale) const {
     const F32 d;
-    const Rows out = operand(at(args_.out, p_.out, 0, head), p_.out, p_.tq, p_.value_dim,
+    const Rows out = operand(at<T>(args_.out, p_.out, 0, head), p_.out, p_.tq, p_.value_dim,
                              scratch_ + layout_.out);
     float* delta = scratch_ + layout_.delta;
     float* lse = scratch_ + layout_.lse;
@@ -220,37 +188,14 @@ class ShortBackward {
                                     keys_, spread_.vecs);
   }
 
-  // Scores become probabilities, and dP becomes dS.
-  template <bool kMask>
-  HWY_NOINLINE void probabilities(float* s, float* dp) const {
-    const F32 d;
-    const int64_t lanes = layout_.lanes;
-    for (int64_t v = 0; v < spread_.width; v += kLanes) {
-      const Vec lse = hn::Load(d, scratch_ + layout_.lse + v);
-      const Vec delta = hn::Load(d, scratch_ + layout_.delta + v);
-      for (int64_t j = 0; j < keys_; ++j) {
-        const int64_t i = j * lanes + v;
-        Vec score = hn::Load(d, s + i);
-        if (kMask) score = masked(score, from_ + j, begin() + v, end() + v);
-        const Vec p = exp2(hn::Sub(score, lse));
-        hn::Store(p, d, s + i);
-        hn::Store(hn::Mul(p, hn::Sub(hn::Load(d, dp + i), delta)), d, dp + i);
-      }
-    }
-  }
-
   // One query, into column i of p and ds.
-  HWY_NOINLINE void single(const float* q, const float* dout, int64_t i, float factor, float scale,
-                           bool mask, float* p, float* ds) const {
+  HWY_NOINLINE void single(const float* q, const float* dout, int64_t i, float scale, float* p,
+                           float* ds) const {
     const F32 d;
-    float* scaled = scratch_ + layout_.single_q;
     float* s = scratch_ + layout_.single_s;
     float* dp = scratch_ + layout_.single_dp;
-    for (int64_t c = 0; c < p_.head_dim; c += kLanes)
-      hn::Store(hn::Mul(hn::LoadU(d, q + c), hn::Set(d, factor)), d, scaled + c);
-    row_dots(k_, {scaled, 0}, keys_, p_.head_dim, s);
+    single_scores(q, i, s);
     row_dots(v_, {dout, 0}, keys_, p_.value_dim, dp);
-    if (mask) mask_row(s, from_, keys_, begin()[i], end()[i]);
     const Vec lse = hn::Set(d, scratch_[layout_.lse + i]);
     const Vec delta = hn::Set(d, scratch_[layout_.delta + i]);
     for (int64_t j = 0; j < keys_; j += kLanes) {
@@ -284,20 +229,6 @@ class ShortBackward {
     gradient(p, dout, dv, p_.value_dim);
     gradient(ds, q, dk, p_.head_dim);
   }
-
-  int32_t* begin() const { return reinterpret_cast<int32_t*>(scratch_ + layout_.begin); }
-  int32_t* end() const { return reinterpret_cast<int32_t*>(scratch_ + layout_.end); }
-
-  const AttentionProblem& p_;
-  const AttentionBackwardArgs& args_;
-  const ShortBackwardTask& task_;
-  const ShortBackwardLayout layout_;
-  float* const scratch_;
-  const Spread spread_;
-  const int64_t length_;
-  BlockKeys seen_{};
-  int64_t from_ = 0, keys_ = 0;  // that some query sees
-  Rows k_{}, v_{};
 };
 
 }  // namespace
@@ -316,51 +247,13 @@ HWY_AFTER_NAMESPACE();
 
 #if HWY_ONCE
 namespace fovea::attention_detail {
-namespace {
-
-using ShortBackwardFunction = void (*)(const ShortBackwardTask&, float*);
-
-class ShortBackwardPlan final : public KernelPlan<AttentionBackwardArgs> {
- public:
-  ShortBackwardPlan(const AttentionProblem& problem, ShortBackwardFunction function)
-      : p_(problem), function_(function) {
-    worker_scratch_bytes = static_cast<size_t>(ShortBackwardLayout(p_).total) * sizeof(float);
-  }
-
-  void run(const AttentionBackwardArgs& args,
-           const KernelContext& context) const noexcept override {
-    FOVEA_ASSERT(args.lse != nullptr);
-    const ShortTasks tasks(p_);
-    context.pool->parallel_for(tasks.count, [&](int64_t task, int worker) {
-      const int64_t each = p_.kv_heads / tasks.heads;
-      const int64_t first = task % each * tasks.heads;
-      function_({.problem = p_,
-                 .args = args,
-                 .batch = task / each,
-                 .first_kv_head = first,
-                 .end_kv_head = first + tasks.heads},
-                context.worker<float>(worker));
-    });
-  }
-
- private:
-  AttentionProblem p_;
-  ShortBackwardFunction function_;
-};
-
-template <ShortBackwardFunction kFunction>
-std::unique_ptr<KernelPlan<AttentionBackwardArgs>> plan_short(const AttentionProblem& problem) {
-  check(problem, true);
-  if (!short_enough(problem)) return nullptr;
-  return std::make_unique<ShortBackwardPlan>(problem, kFunction);
-}
-
-}  // namespace
-
 void append_backward_short([[maybe_unused]] std::vector<AttentionBackwardKernel>& list) {
   [[maybe_unused]] const int64_t supported = hwy::SupportedTargets();
 #define FOVEA_ADD(bit, target, name) \
-  if (supported & bit) list.push_back({short_name(name), plan_short<target::short_backward>});
+  if (supported & bit)               \
+    list.push_back(                  \
+        {short_name(name),           \
+         plan_short<AttentionBackwardArgs, ShortBackwardLayout, target::short_backward>});
   FOVEA_FOR_EACH_TARGET(FOVEA_ADD)
 #undef FOVEA_ADD
 }

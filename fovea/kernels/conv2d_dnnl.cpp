@@ -11,6 +11,7 @@ namespace {
 
 using dnnl::memory;
 using dnnl_support::aligned;
+using dnnl_support::ceil_div;
 using dnnl_support::Op;
 using dnnl_support::Operand;
 using dnnl_support::PrimitivePtr;
@@ -20,8 +21,6 @@ constexpr int64_t kMaxParts = 16;                     // partial sums of the wei
 constexpr int64_t kPartImages = 4;                    // fewest images in a part
 constexpr int64_t kPartialFloats = int64_t{1} << 24;  // most scratch for partial sums
 constexpr int64_t kAddBlock = 4096;                   // elements that one block adds up
-
-int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 // The same number of images in each piece, the last one smaller.
 struct Pieces {

@@ -5,7 +5,6 @@
 #include <cstdint>
 #include <limits>
 #include <memory>
-#include <vector>
 
 #include "fovea/kernels/hwy_targets.h"
 
@@ -13,25 +12,14 @@
 #include "hwy/foreach_target.h"  // IWYU pragma: keep
 // after foreach_target.h
 #include "fovea/kernels/cross_entropy.h"
+#include "fovea/kernels/hwy_lists.h"
 #include "fovea/kernels/lanes.h"
-#include "fovea/kernels/math-inl.h"
+#include "fovea/kernels/rows-inl.h"
+#include "fovea/kernels/softmax-inl.h"
 
 #ifndef FOVEA_CROSS_ENTROPY_ONCE
 #define FOVEA_CROSS_ENTROPY_ONCE
 namespace fovea {
-namespace softmax_detail {
-// As softmax_hwy.cpp has it.
-struct ExpRows {
-  const float* x;
-  float* e;
-  int64_t count, cols;
-  float* base;
-  float* sum;
-  float* lane_base;
-};
-size_t scratch_bytes_for(int64_t cols);
-}  // namespace softmax_detail
-
 namespace cross_entropy_detail {
 namespace {
 
@@ -57,13 +45,6 @@ HWY_BEFORE_NAMESPACE();
 namespace fovea {
 namespace HWY_NAMESPACE {
 
-// In softmax_hwy.cpp.
-int64_t softmax_group(int64_t cols);
-void softmax_exp_rows(const softmax_detail::ExpRows& rows);
-void softmax_scale_row(const softmax_detail::ExpRows& rows, int64_t r, float scale, float shift,
-                       float* to);
-void softmax_log_sums(const float* sum, float* out);
-
 namespace {
 
 using namespace simd;
@@ -83,8 +64,8 @@ HWY_INLINE float sum_less_base(const float* x, int64_t cols, float base) {
   }
   for (; c + kLanes <= cols; c += kLanes) sum = hn::Add(sum, hn::Sub(load(x + c), b));
   if (c < cols) {
-    const auto present = hn::FirstN(d, static_cast<size_t>(cols - c));
-    other = hn::Add(other, hn::IfThenElseZero(present, hn::Sub(load_some(x + c, cols - c), b)));
+    const Some n{cols - c};
+    other = hn::Add(other, present(hn::Sub(get(x + c, n), b), n));
   }
   return hn::GetLane(hn::SumOfLanes(d, hn::Add(sum, other)));
 }
@@ -162,8 +143,10 @@ HWY_AFTER_NAMESPACE();
 #endif  // FOVEA_SIMD
 
 #if HWY_ONCE
-namespace fovea::cross_entropy_detail {
+namespace fovea {
 namespace {
+
+using namespace cross_entropy_detail;
 
 using Rows = void (*)(const EntropyTask&, int64_t first, int64_t last);
 
@@ -233,7 +216,7 @@ std::unique_ptr<KernelPlan<Args>> plan_hwy(const CrossEntropyProblem& p) {
 
 }  // namespace
 
-void append_hwy([[maybe_unused]] std::vector<Kernel<CrossEntropyProblem, CrossEntropyArgs>>& list) {
+void append_hwy([[maybe_unused]] KernelList<CrossEntropyProblem, CrossEntropyArgs>& list) {
   [[maybe_unused]] const int64_t supported = hwy::SupportedTargets();
 #define FOVEA_APPEND(bit, target, name) \
   if (supported & bit)                  \
@@ -243,8 +226,7 @@ void append_hwy([[maybe_unused]] std::vector<Kernel<CrossEntropyProblem, CrossEn
 #undef FOVEA_APPEND
 }
 
-void append_hwy(
-    [[maybe_unused]] std::vector<Kernel<CrossEntropyProblem, CrossEntropyGradArgs>>& list) {
+void append_hwy([[maybe_unused]] KernelList<CrossEntropyProblem, CrossEntropyGradArgs>& list) {
   [[maybe_unused]] const int64_t supported = hwy::SupportedTargets();
 #define FOVEA_APPEND(bit, target, name) \
   if (supported & bit)                  \
@@ -255,5 +237,5 @@ void append_hwy(
 #undef FOVEA_APPEND
 }
 
-}  // namespace fovea::cross_entropy_detail
+}  // namespace fovea
 #endif  // HWY_ONCE

@@ -2,9 +2,9 @@
 #include <algorithm>
 #include <limits>
 #include <memory>
-#include <vector>
 
 #include "fovea/kernels/cross_entropy.h"
+#include "fovea/kernels/hwy_lists.h"
 #include "fovea/kernels/lanes.h"
 
 namespace fovea {
@@ -86,29 +86,14 @@ std::unique_ptr<KernelPlan<Args>> plan_cross_entropy(const CrossEntropyProblem& 
 
 }  // namespace
 
-namespace cross_entropy_detail {
-// In cross_entropy_hwy.cpp: the kernels of the targets that this processor supports, best first.
-void append_hwy(std::vector<Kernel<CrossEntropyProblem, CrossEntropyArgs>>& list);
-void append_hwy(std::vector<Kernel<CrossEntropyProblem, CrossEntropyGradArgs>>& list);
-
-namespace {
-template <class Args, template <class> class Plan>
-std::vector<Kernel<CrossEntropyProblem, Args>> list_kernels() {
-  std::vector<Kernel<CrossEntropyProblem, Args>> list;
-  append_hwy(list);
-  list.push_back({"ref", plan_cross_entropy<Args, Plan>});
-  return list;
-}
-}  // namespace
-}  // namespace cross_entropy_detail
-
 std::span<const Kernel<CrossEntropyProblem, CrossEntropyArgs>> cross_entropy_kernels() {
-  static const auto list = cross_entropy_detail::list_kernels<CrossEntropyArgs, CrossEntropyPlan>();
+  static const auto list = with_hwy<CrossEntropyProblem, CrossEntropyArgs>(
+      plan_cross_entropy<CrossEntropyArgs, CrossEntropyPlan>);
   return list;
 }
 std::span<const Kernel<CrossEntropyProblem, CrossEntropyGradArgs>> cross_entropy_grad_kernels() {
-  static const auto list =
-      cross_entropy_detail::list_kernels<CrossEntropyGradArgs, CrossEntropyGradPlan>();
+  static const auto list = with_hwy<CrossEntropyProblem, CrossEntropyGradArgs>(
+      plan_cross_entropy<CrossEntropyGradArgs, CrossEntropyGradPlan>);
   return list;
 }
 

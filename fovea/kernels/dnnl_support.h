@@ -3,6 +3,7 @@
 // oneDNN.
 #pragma once
 
+#include <algorithm>
 #include <atomic>
 #include <cstdint>
 #include <functional>
@@ -11,6 +12,7 @@
 #include <span>
 #include <vector>
 
+#include "fovea/kernels/lanes.h"
 #include "oneapi/dnnl/dnnl.hpp"
 
 namespace fovea::dnnl_support {
@@ -89,5 +91,18 @@ bool is_fast(const PrimitiveDesc& pd) {
 
 // Room for bytes at a 64-byte boundary.
 constexpr size_t aligned(size_t bytes) { return (bytes + 63) / 64 * 64; }
+
+using lanes::ceil_div;
+
+// One dimension in pieces of the same size, the last one smaller.
+struct Cut {
+  int64_t size = 0, piece = 0, count = 0;
+
+  Cut() = default;
+  Cut(int64_t size_, int64_t piece_)
+      : size(size_), piece(std::min(size_, piece_)), count(ceil_div(size_, piece)) {}
+  int64_t length(int64_t i) const { return std::min(piece, size - i * piece); }
+  bool last(int64_t i) const { return i + 1 == count; }
+};
 
 }  // namespace fovea::dnnl_support

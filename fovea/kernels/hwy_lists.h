@@ -6,11 +6,14 @@
 #include <vector>
 
 #include "fovea/kernels/adamw.h"
+#include "fovea/kernels/cross_entropy.h"
 #include "fovea/kernels/dropout.h"
 #include "fovea/kernels/elementwise.h"
 #include "fovea/kernels/elementwise_chain.h"
 #include "fovea/kernels/kernel.h"
+#include "fovea/kernels/norm.h"
 #include "fovea/kernels/reduce.h"
+#include "fovea/kernels/softmax.h"
 
 namespace fovea {
 
@@ -26,6 +29,12 @@ void append_hwy(KernelList<AdamWProblem, AdamWArgs>& list);
 void append_hwy(KernelList<ReduceProblem, ReduceArgs>& list);
 void append_hwy(KernelList<SumSquaresProblem, SumSquaresArgs>& list);
 void append_hwy(KernelList<DropoutProblem, DropoutArgs>& list);
+void append_hwy(KernelList<SoftmaxProblem, SoftmaxArgs>& list);
+void append_hwy(KernelList<SoftmaxProblem, SoftmaxGradArgs>& list);
+void append_hwy(KernelList<NormProblem, NormArgs>& list);
+void append_hwy(KernelList<NormProblem, NormGradArgs>& list);
+void append_hwy(KernelList<CrossEntropyProblem, CrossEntropyArgs>& list);
+void append_hwy(KernelList<CrossEntropyProblem, CrossEntropyGradArgs>& list);
 
 // A family's whole list: Highway's kernels, then the reference.
 template <class Problem, class Args>

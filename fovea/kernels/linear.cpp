@@ -5,6 +5,8 @@
 #include <vector>
 
 #include "fovea/base/error.h"
+#include "fovea/kernels/amx.h"
+#include "fovea/kernels/avx512_bf16.h"
 #include "fovea/kernels/linear_dnnl.h"
 
 namespace fovea {
@@ -61,7 +63,8 @@ std::span<const Kernel<LinearProblem, LinearArgs>> linear_kernels() {
   using List = std::vector<Kernel<LinearProblem, LinearArgs>>;
   static const List& list = *new List([] {
     List all;
-    if (linear_detail::has_amx()) all.push_back({"amx", linear_detail::plan_amx});
+    if (amx::available()) all.push_back({"amx", linear_detail::plan_amx});
+    if (avx512_bf16::pays()) all.push_back({"avx512bf16", linear_detail::plan_avx512bf16});
     all.push_back({"dnnl", linear_detail::plan_dnnl});
     all.push_back({"ref", linear_detail::plan_ref});
     return all;
@@ -74,7 +77,9 @@ linear_grad_weight_kernels() {
   using List = std::vector<Kernel<LinearGradWeightProblem, LinearGradWeightArgs>>;
   static const List& list = *new List([] {
     List all;
-    if (linear_detail::has_amx()) all.push_back({"amx", linear_detail::plan_grad_weight_amx});
+    if (amx::available()) all.push_back({"amx", linear_detail::plan_grad_weight_amx});
+    if (avx512_bf16::pays())
+      all.push_back({"avx512bf16", linear_detail::plan_grad_weight_avx512bf16});
     linear_detail::append_grad_weight_hwy(all);
     all.push_back({"dnnl", linear_detail::plan_grad_weight_dnnl});
     all.push_back({"ref", linear_detail::plan_grad_weight_ref});

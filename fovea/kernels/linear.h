@@ -49,8 +49,9 @@ struct LinearArgs {
   void* pre_out = nullptr;         // for save_pre
 };
 
-// "amx" (w bf16), "dnnl" (f32, bf16), "ref" (all types). W can be packed ahead (KernelPlan::pack
-// reads args.w and args.bias only). Rows are cut into blocks that depend on the problem alone.
+// "amx" and "avx512bf16" (w bf16; where the processor has the instructions and they pay), "dnnl"
+// (f32, bf16), "ref" (all types). W can be packed ahead (KernelPlan::pack reads args.w and
+// args.bias only). Rows are cut into blocks that depend on the problem alone.
 // Planning throws invalid_argument for sizes below 0 and for types that do not go together.
 std::span<const Kernel<LinearProblem, LinearArgs>> linear_kernels();
 
@@ -72,7 +73,8 @@ struct LinearGradWeightArgs {
   void* db = nullptr;
 };
 
-// "amx", "dnnl", "ref", as above.
+// "amx" and "avx512bf16" (dy or x bf16), "hwy_<target>" (f32, n and k of at most 256), "dnnl" (f32,
+// bf16), "ref" (all types).
 std::span<const Kernel<LinearGradWeightProblem, LinearGradWeightArgs>> linear_grad_weight_kernels();
 
 // What the kernels of these families share; not for callers.
@@ -80,9 +82,6 @@ namespace linear_detail {
 
 void check(const LinearProblem& problem);
 void check(const LinearGradWeightProblem& problem);
-// Whether the processor has AMX with bf16 and the kernel of the system lends it to this process;
-// asked for at the first call.
-bool has_amx();
 
 // The rows of one block of results, finished in place of the product: h is [rows, n] with the
 // given stride, row 0 being row `first_row` of the problem's arrays, column 0 their column

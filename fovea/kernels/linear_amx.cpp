@@ -264,7 +264,7 @@ class LinearAmx final : public KernelPlan<LinearArgs> {
 
 std::unique_ptr<KernelPlan<LinearArgs>> linear_detail::plan_amx(const LinearProblem& problem) {
   check(problem);
-  if (!can_finish(problem) || !has_amx()) return nullptr;
+  if (!can_finish(problem) || !amx::available()) return nullptr;
   return std::make_unique<LinearAmx>(problem);
 }
 

@@ -3,7 +3,6 @@
 // private to the linear_*.cpp files and their test.
 #pragma once
 
-#include <algorithm>
 #include <cstdint>
 #include <span>
 #include <string_view>
@@ -14,18 +13,8 @@
 
 namespace fovea::linear_detail {
 
-constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
-// One dimension in pieces of the same size, the last one smaller.
-struct Cut {
-  int64_t size = 0, piece = 0, count = 0;
-
-  Cut() = default;
-  Cut(int64_t size_, int64_t piece_)
-      : size(size_), piece(std::min(size_, piece_)), count(ceil_div(size_, piece)) {}
-  int64_t length(int64_t i) const { return std::min(piece, size - i * piece); }
-  bool last(int64_t i) const { return i + 1 == count; }
-};
+using dnnl_support::ceil_div;
+using dnnl_support::Cut;
 
 // c[m, n] = a[m, k] b[k, n] (+ bias[n]): a and b both f32 or both bf16, c and bias f32. ld is the
 // distance of rows; a transposed operand lies in memory as [k, m] or [n, k].

@@ -312,7 +312,7 @@ std::unique_ptr<KernelPlan<LinearGradWeightArgs>> linear_detail::plan_grad_weigh
     const LinearGradWeightProblem& problem) {
   check(problem);
   const auto fits = [](DType t) { return t == DType::f32 || t == DType::bf16; };
-  if (!fits(problem.dy) || !fits(problem.x) || !has_amx()) return nullptr;
+  if (!fits(problem.dy) || !fits(problem.x) || !amx::available()) return nullptr;
   if (problem.dy == DType::f32 && problem.x == DType::f32) return nullptr;
   return std::make_unique<GradWeightAmx>(problem);
 }

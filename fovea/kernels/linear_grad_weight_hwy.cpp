@@ -9,13 +9,6 @@
 #include "fovea/kernels/linear_dnnl.h"
 #include "fovea/kernels/math-inl.h"
 
-#undef FOVEA_UNROLL
-#if defined(__clang__)
-#define FOVEA_UNROLL _Pragma("clang loop unroll(full)")
-#else
-#define FOVEA_UNROLL _Pragma("GCC unroll 16")
-#endif
-
 #ifndef FOVEA_LINEAR_GRAD_WEIGHT_ONCE
 #define FOVEA_LINEAR_GRAD_WEIGHT_ONCE
 namespace fovea::linear_detail {

@@ -66,6 +66,15 @@ void finish(const LinearProblem& p, const LinearArgs& args, const Real* h, bool 
 }
 
 // Real: of bias, activation and residual; Sum: of the products; kRound: operands go to bf16 first.
+// An element as the product reads it: rounded to bf16, or as it is.
+template <class Sum, bool kRound>
+Sum operand(const void* p, DType type, int64_t i) {
+  if constexpr (kRound)
+    return static_cast<Sum>(static_cast<float>(bf16(get<float>(p, type, i))));
+  else
+    return get<Sum>(p, type, i);
+}
+
 template <class Real, class Sum, bool kRound>
 class LinearRef : public KernelPlan<LinearArgs> {
  public:
@@ -80,12 +89,12 @@ class LinearRef : public KernelPlan<LinearArgs> {
       Sum* x = context.worker<Sum>(worker);
       Real* h = reinterpret_cast<Real*>(x + p_.k);
       for (int64_t r = block * kRows; r < std::min(p_.rows, (block + 1) * kRows); ++r) {
-        for (int64_t l = 0; l < p_.k; ++l) x[l] = operand(args.x, p_.x, r * p_.k + l);
+        for (int64_t l = 0; l < p_.k; ++l) x[l] = operand<Sum, kRound>(args.x, p_.x, r * p_.k + l);
         for (int64_t j = 0; j < p_.n; ++j) {
           const int64_t first = p_.transposed ? j : j * p_.k;
           Sum sum = 0;
           for (int64_t l = 0; l < p_.k; ++l)
-            sum += x[l] * operand(args.w, p_.w, first + l * w_step);
+            sum += x[l] * operand<Sum, kRound>(args.w, p_.w, first + l * w_step);
           h[j] = static_cast<Real>(sum);
         }
         finish(p_, args, h, p_.bias, r, 0, p_.n);
@@ -94,13 +103,6 @@ class LinearRef : public KernelPlan<LinearArgs> {
   }
 
  private:
-  static Sum operand(const void* p, DType type, int64_t i) {
-    if constexpr (kRound)
-      return static_cast<Sum>(static_cast<float>(bf16(get<float>(p, type, i))));
-    else
-      return get<Sum>(p, type, i);
-  }
-
   LinearProblem p_;
 };
 
@@ -121,9 +123,9 @@ class GradWeightRef : public KernelPlan<LinearGradWeightArgs> {
         for (int64_t j = 0; j < count; ++j) {
           const int64_t at = r * p_.n + first + j;
           biases[j] += get<double>(args.dy, p_.dy, at);
-          const Sum dy = operand(args.dy, p_.dy, at);
+          const Sum dy = operand<Sum, kRound>(args.dy, p_.dy, at);
           for (int64_t l = 0; l < p_.k; ++l)
-            sums[j * p_.k + l] += dy * operand(args.x, p_.x, r * p_.k + l);
+            sums[j * p_.k + l] += dy * operand<Sum, kRound>(args.x, p_.x, r * p_.k + l);
         }
       }
       Real* dw = static_cast<Real*>(args.dw) + first * p_.k;
@@ -135,13 +137,6 @@ class GradWeightRef : public KernelPlan<LinearGradWeightArgs> {
   }
 
  private:
-  static Sum operand(const void* p, DType type, int64_t i) {
-    if constexpr (kRound)
-      return static_cast<Sum>(static_cast<float>(bf16(get<float>(p, type, i))));
-    else
-      return get<Sum>(p, type, i);
-  }
-
   LinearGradWeightProblem p_;
 };
 

@@ -89,6 +89,18 @@ HWY_INLINE Vec inverse(Vec x) {
 #endif
 }
 
+// 1 / x, but 0 for 0: what is divided by a sum of powers that is empty stays 0.
+HWY_INLINE Vec inverse_or_zero(Vec x) {
+  const F32 d;
+  return hn::IfThenZeroElse(hn::Eq(x, hn::Zero(d)), hn::Div(hn::Set(d, 1.0f), x));
+}
+
+// What is subtracted before the powers of a softmax are taken: the maximum, but 0 for -infinity, so
+// that -infinity less the base is -infinity and not NaN.
+HWY_INLINE Vec base_of(Vec max) {
+  return hn::IfThenZeroElse(hn::Eq(max, hn::Set(F32(), -HUGE_VALF)), max);
+}
+
 // x + kRound - kRound is x rounded to a whole number, for |x| < 2^22; the low bits of x + kRound
 // hold it.
 constexpr float kRound = 12582912.0f;  // 1.5 2^23

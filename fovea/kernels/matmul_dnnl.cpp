@@ -10,6 +10,8 @@
 namespace fovea {
 namespace {
 
+using dnnl_support::ceil_div;
+using dnnl_support::Cut;
 using dnnl_support::PrimitivePtr;
 
 constexpr int64_t kRows = 256;        // rows of c in a block of work
@@ -22,8 +24,6 @@ constexpr int64_t kAddBlock = 4096;                   // elements of c that one 
 // Above this many elements of a transposed b, its packing for each block costs more than oneDNN's
 // classical gemm, which sizes known only at run time select.
 constexpr int64_t kLargeTransposed = 512 * 512;
-
-int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 // A matrix as oneDNN takes it: one unit stride, the other at least as long as the row.
 struct Layout {
@@ -66,17 +66,6 @@ PrimitivePtr product(int64_t m, int64_t n, int64_t k, Layout a, Layout b, int64_
                                                      std::move(operands));
   });
 }
-
-// One dimension in pieces of the same size, the last one smaller.
-struct Cut {
-  int64_t size = 0, piece = 0, count = 0;
-
-  Cut() = default;
-  Cut(int64_t size_, int64_t piece_)
-      : size(size_), piece(std::min(size_, piece_)), count(ceil_div(size_, piece)) {}
-  int64_t length(int64_t i) const { return std::min(piece, size - i * piece); }
-  bool last(int64_t i) const { return i + 1 == count; }
-};
 
 class MatmulDnnl : public KernelPlan<MatmulArgs> {
  public:

@@ -4,16 +4,16 @@
 #include <algorithm>
 #include <cstdint>
 #include <memory>
-#include <vector>
 
 #include "fovea/kernels/hwy_targets.h"
 
 #define HWY_TARGET_INCLUDE "fovea/kernels/norm_grad_hwy.cpp"
 #include "hwy/foreach_target.h"  // IWYU pragma: keep
 // after foreach_target.h
+#include "fovea/kernels/hwy_lists.h"
 #include "fovea/kernels/lanes.h"
-#include "fovea/kernels/math-inl.h"
-#include "fovea/kernels/norm.h"
+#include "fovea/kernels/norm_hwy.h"
+#include "fovea/kernels/rows-inl.h"
 
 #ifndef FOVEA_NORM_GRAD_ONCE
 #define FOVEA_NORM_GRAD_ONCE
@@ -36,13 +36,6 @@ constexpr int64_t kGroupElements = 2048;
 }  // namespace fovea::norm_detail
 #endif
 
-#undef FOVEA_UNROLL
-#if defined(__clang__)
-#define FOVEA_UNROLL _Pragma("clang loop unroll(full)")
-#else
-#define FOVEA_UNROLL _Pragma("GCC unroll 16")
-#endif
-
 #if FOVEA_SIMD
 HWY_BEFORE_NAMESPACE();
 namespace fovea {
@@ -51,59 +44,6 @@ namespace {
 
 using namespace simd;
 using norm_detail::GradTask;
-
-// A whole vector, or its first n lanes, at the end of a row.
-struct Whole {};
-struct Some {
-  int64_t n;
-};
-template <class T>
-HWY_INLINE Vec get(const T* p, Whole) {
-  return load(p);
-}
-template <class T>
-HWY_INLINE Vec get(const T* p, Some s) {
-  return load_some(p, s.n);
-}
-HWY_INLINE void put(Vec v, float* p, Whole) { store(v, p); }
-HWY_INLINE void put(Vec v, float* p, Some s) { store_some(v, p, s.n); }
-
-template <class F>
-HWY_INLINE void for_columns(int64_t cols, const F& f) {
-  int64_t c = 0;
-  for (; c + kLanes <= cols; c += kLanes) f(c, Whole());
-  if (c < cols) f(c, Some{cols - c});
-}
-
-// Lane r is the sum of the lanes of row r of `rows`, [kLanes][kLanes].
-HWY_INLINE Vec sum_each_row(const float* rows) {
-  const F32 d;
-  const hn::RepartitionToWide<F32> d64;
-  // Four rows: in each block of 128 bits, one partial sum for each.
-  const auto four = [&](int64_t r) HWY_ATTR {
-    const auto two = [&](int64_t i) HWY_ATTR {
-      const Vec a = hn::Load(d, rows + i * kLanes), b = hn::Load(d, rows + (i + 1) * kLanes);
-      return hn::BitCast(d64, hn::Add(hn::InterleaveLower(d, a, b), hn::InterleaveUpper(d, a, b)));
-    };
-    const auto a = two(r), b = two(r + 2);
-    return hn::Add(hn::BitCast(d, hn::InterleaveLower(d64, a, b)),
-                   hn::BitCast(d, hn::InterleaveUpper(d64, a, b)));
-  };
-#if HWY_TARGET == HWY_AVX3
-  const auto eight = [&](int64_t r, int64_t q) HWY_ATTR {
-    const Vec a = four(r), b = four(q);
-    return hn::Add(hn::ConcatLowerLower(d, b, a), hn::ConcatUpperUpper(d, b, a));
-  };
-  const Vec a = eight(0, 8), b = eight(4, 12);
-  return hn::Add(hn::OddEvenBlocks(b, a),
-                 hn::OddEvenBlocks(hn::SwapAdjacentBlocks(b), hn::SwapAdjacentBlocks(a)));
-#elif HWY_TARGET == HWY_AVX2
-  const Vec a = four(0), b = four(4);
-  return hn::Add(hn::ConcatLowerLower(d, b, a), hn::ConcatUpperUpper(d, b, a));
-#else
-  return four(0);
-#endif
-}
 
 // The sums of a group, a vector of partial sums for each row: of g, and of g h.
 struct GroupSums {
@@ -235,8 +175,8 @@ class Rows {
     const F32 d;
     HWY_ALIGN float mean_g[kLanes] = {}, mean_gh[kLanes];
     const Vec n = hn::Set(d, static_cast<float>(cols_));
-    if (kLayer) hn::Store(hn::Div(sum_each_row(sums.g), n), d, mean_g);
-    hn::Store(hn::Div(sum_each_row(sums.gh), n), d, mean_gh);
+    if (kLayer) hn::Store(hn::Div(join_each_row(sums.g, Plus()), n), d, mean_g);
+    hn::Store(hn::Div(join_each_row(sums.gh, Plus()), n), d, mean_gh);
     float* dx = static_cast<float*>(task_.args.dx) + first * cols_;
     const float* add = static_cast<const float*>(task_.args.add);
     if (add)
@@ -295,8 +235,10 @@ HWY_AFTER_NAMESPACE();
 #endif  // FOVEA_SIMD
 
 #if HWY_ONCE
-namespace fovea::norm_detail {
+namespace fovea {
 namespace {
+
+using namespace norm_detail;
 
 using Backward = void (*)(const GradTask&);
 
@@ -306,7 +248,7 @@ class HwyNormGrad final : public KernelPlan<NormGradArgs> {
  public:
   HwyNormGrad(const NormProblem& p, Backward backward)
       : p_(p),
-        padded_(lanes::ceil_div(p.cols, lanes::kLanes) * lanes::kLanes),
+        padded_(padded_cols(p.cols)),
         blocks_(lanes::ceil_div(p.rows, lanes::kRowBlock)),
         backward_(backward) {
     scratch_bytes = static_cast<size_t>((1 + 2 * blocks_) * padded_) * sizeof(float);
@@ -315,15 +257,7 @@ class HwyNormGrad final : public KernelPlan<NormGradArgs> {
   void run(const NormGradArgs& args, const KernelContext& context) const noexcept override {
     float* scratch = reinterpret_cast<float*>(context.scratch);
     float* sums = scratch + padded_;
-    const float* weight = static_cast<const float*>(args.weight);
-    if (!weight || padded_ != p_.cols) {
-      std::fill_n(scratch, padded_, 0.0f);
-      if (weight)
-        std::copy_n(weight, p_.cols, scratch);
-      else
-        std::fill_n(scratch, p_.cols, 1.0f);
-      weight = scratch;
-    }
+    const float* weight = padded_row(args.weight, p_.cols, 1, scratch);
     context.pool->parallel_for(blocks_, [&](int64_t block, int) {
       float* dweight = sums + block * 2 * padded_;
       const int64_t first = block * lanes::kRowBlock;
@@ -366,15 +300,13 @@ class HwyNormGrad final : public KernelPlan<NormGradArgs> {
 
 template <Backward kBackward>
 std::unique_ptr<KernelPlan<NormGradArgs>> plan_hwy(const NormProblem& p) {
-  if (p.rows < 0 || p.cols < 1 || !(p.epsilon >= 0) || p.dtype != DType::f32 ||
-      (p.y != DType::f32 && p.y != DType::bf16))
-    return nullptr;
+  if (!hwy_supports(p)) return nullptr;
   return std::make_unique<HwyNormGrad>(p, kBackward);
 }
 
 }  // namespace
 
-void append_hwy([[maybe_unused]] std::vector<Kernel<NormProblem, NormGradArgs>>& list) {
+void append_hwy([[maybe_unused]] KernelList<NormProblem, NormGradArgs>& list) {
   [[maybe_unused]] const int64_t supported = hwy::SupportedTargets();
 #define FOVEA_APPEND(bit, target, name) \
   if (supported & bit) list.push_back({name, plan_hwy<target::norm_backward>});
@@ -382,5 +314,5 @@ void append_hwy([[maybe_unused]] std::vector<Kernel<NormProblem, NormGradArgs>>&
 #undef FOVEA_APPEND
 }
 
-}  // namespace fovea::norm_detail
+}  // namespace fovea
 #endif  // HWY_ONCE

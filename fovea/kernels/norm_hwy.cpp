@@ -4,16 +4,16 @@
 #include <algorithm>
 #include <cstdint>
 #include <memory>
-#include <vector>
 
 #include "fovea/kernels/hwy_targets.h"
 
 #define HWY_TARGET_INCLUDE "fovea/kernels/norm_hwy.cpp"
 #include "hwy/foreach_target.h"  // IWYU pragma: keep
 // after foreach_target.h
+#include "fovea/kernels/hwy_lists.h"
 #include "fovea/kernels/lanes.h"
-#include "fovea/kernels/math-inl.h"
-#include "fovea/kernels/norm.h"
+#include "fovea/kernels/norm_hwy.h"
+#include "fovea/kernels/rows-inl.h"
 
 #ifndef FOVEA_NORM_ONCE
 #define FOVEA_NORM_ONCE
@@ -35,13 +35,6 @@ constexpr int64_t kGroupElements = 4096;
 }  // namespace fovea::norm_detail
 #endif
 
-#undef FOVEA_UNROLL
-#if defined(__clang__)
-#define FOVEA_UNROLL _Pragma("clang loop unroll(full)")
-#else
-#define FOVEA_UNROLL _Pragma("GCC unroll 16")
-#endif
-
 #if FOVEA_SIMD
 HWY_BEFORE_NAMESPACE();
 namespace fovea {
@@ -50,27 +43,6 @@ namespace {
 
 using namespace simd;
 using norm_detail::NormTask;
-
-// A whole vector, or its first n lanes, at the end of a row.
-struct Whole {};
-struct Some {
-  int64_t n;
-};
-HWY_INLINE Vec get(const float* p, Whole) { return load(p); }
-HWY_INLINE Vec get(const float* p, Some s) { return load_some(p, s.n); }
-template <class T>
-HWY_INLINE void put(Vec v, T* p, Whole) {
-  store(v, p);
-}
-template <class T>
-HWY_INLINE void put(Vec v, T* p, Some s) {
-  store_some(v, p, s.n);
-}
-HWY_INLINE Vec present(Vec v, Whole) { return v; }
-HWY_INLINE Vec present(Vec v, Some s) {
-  const F32 d;
-  return hn::IfThenElseZero(hn::FirstN(d, static_cast<size_t>(s.n)), v);
-}
 
 // Adds v, or its square.
 template <bool kSquare>
@@ -108,36 +80,6 @@ HWY_INLINE Vec sum_columns(int64_t cols, const F& f) {
     if (c < cols) b = plus<kSquare>(b, f(c, Some{cols - c}));
     return hn::Add(hn::Add(a, b), hn::Add(e, g));
   }
-}
-
-// Lane r is the sum of the lanes of row r of `rows`, [kLanes][kLanes].
-HWY_INLINE Vec sum_each_row(const float* rows) {
-  const F32 d;
-  const hn::RepartitionToWide<F32> d64;
-  // Four rows: in each block of 128 bits, one partial sum for each.
-  const auto four = [&](int64_t r) HWY_ATTR {
-    const auto two = [&](int64_t i) HWY_ATTR {
-      const Vec a = hn::Load(d, rows + i * kLanes), b = hn::Load(d, rows + (i + 1) * kLanes);
-      return hn::BitCast(d64, hn::Add(hn::InterleaveLower(d, a, b), hn::InterleaveUpper(d, a, b)));
-    };
-    const auto a = two(r), b = two(r + 2);
-    return hn::Add(hn::BitCast(d, hn::InterleaveLower(d64, a, b)),
-                   hn::BitCast(d, hn::InterleaveUpper(d64, a, b)));
-  };
-#if HWY_TARGET == HWY_AVX3
-  const auto eight = [&](int64_t r, int64_t q) HWY_ATTR {
-    const Vec a = four(r), b = four(q);
-    return hn::Add(hn::ConcatLowerLower(d, b, a), hn::ConcatUpperUpper(d, b, a));
-  };
-  const Vec a = eight(0, 8), b = eight(4, 12);
-  return hn::Add(hn::OddEvenBlocks(b, a),
-                 hn::OddEvenBlocks(hn::SwapAdjacentBlocks(b), hn::SwapAdjacentBlocks(a)));
-#elif HWY_TARGET == HWY_AVX2
-  const Vec a = four(0), b = four(4);
-  return hn::Add(hn::ConcatLowerLower(d, b, a), hn::ConcatUpperUpper(d, b, a));
-#else
-  return four(0);
-#endif
 }
 
 // One number for each row of a group.
@@ -193,7 +135,7 @@ class Rows {
       for (int64_t r = 0; r < group.count; ++r)
         hn::Store(sum_row(group.first + r), d, group.partial + r * kLanes);
     if (kLayer) {
-      const Vec mean = hn::Div(sum_each_row(group.partial), hn::Set(d, n_));
+      const Vec mean = hn::Div(join_each_row(group.partial, Plus()), hn::Set(d, n_));
       hn::Store(mean, d, group.mean);
       keep(mean, task_.args.mean, group);
     } else {
@@ -216,7 +158,7 @@ class Rows {
 
   HWY_INLINE void finish(Group& group) const {
     const F32 d;
-    const Vec variance = hn::Div(sum_each_row(group.partial), hn::Set(d, n_));
+    const Vec variance = hn::Div(join_each_row(group.partial, Plus()), hn::Set(d, n_));
     const Vec rstd = hn::Div(hn::Set(d, 1.0f), hn::Sqrt(hn::Add(variance, hn::Set(d, epsilon_))));
     hn::Store(rstd, d, group.rstd);
     keep(rstd, task_.args.rstd, group);
@@ -270,13 +212,10 @@ class Rows {
       for (int64_t r = 0; r < group.count; ++r) {
         const int64_t at = (group.first + r) * cols_;
         const Vec mean = hn::Set(d, group.mean[r]), rstd = hn::Set(d, group.rstd[r]);
-        const auto piece = [&](int64_t c, auto n) HWY_ATTR {
+        for_columns(cols_, [&](int64_t c, auto n) HWY_ATTR {
           const Vec bias = kLayer ? load(task_.bias + c) : hn::Zero(d);
           put(normal(get(x_ + at + c, n), mean, rstd, load(task_.weight + c), bias), y + at + c, n);
-        };
-        int64_t c = 0;
-        for (; c + kLanes <= cols_; c += kLanes) piece(c, Whole());
-        if (c < cols_) piece(c, Some{cols_ - c});
+        });
       }
     }
   }
@@ -315,15 +254,17 @@ HWY_AFTER_NAMESPACE();
 #endif  // FOVEA_SIMD
 
 #if HWY_ONCE
-namespace fovea::norm_detail {
+namespace fovea {
 namespace {
+
+using namespace norm_detail;
 
 using Forward = void (*)(const NormTask&, int64_t first, int64_t last);
 
 class HwyNorm final : public KernelPlan<NormArgs> {
  public:
   HwyNorm(const NormProblem& p, Forward forward)
-      : p_(p), padded_(lanes::ceil_div(p.cols, lanes::kLanes) * lanes::kLanes), forward_(forward) {
+      : p_(p), padded_(padded_cols(p.cols)), forward_(forward) {
     scratch_bytes = static_cast<size_t>(2 * padded_) * sizeof(float);
   }
 
@@ -331,8 +272,8 @@ class HwyNorm final : public KernelPlan<NormArgs> {
     float* scratch = reinterpret_cast<float*>(context.scratch);
     const NormTask task{.problem = p_,
                         .args = args,
-                        .weight = whole_vectors(args.weight, 1, scratch),
-                        .bias = whole_vectors(args.bias, 0, scratch + padded_)};
+                        .weight = padded_row(args.weight, p_.cols, 1, scratch),
+                        .bias = padded_row(args.bias, p_.cols, 0, scratch + padded_)};
     const int64_t size = lanes::rows_in_block(p_.cols);
     context.pool->parallel_for(lanes::ceil_div(p_.rows, size), [&](int64_t block, int) {
       forward_(task, block * size, std::min(p_.rows, (block + 1) * size));
@@ -340,14 +281,6 @@ class HwyNorm final : public KernelPlan<NormArgs> {
   }
 
  private:
-  const float* whole_vectors(const void* from, float otherwise, float* scratch) const {
-    const float* p = static_cast<const float*>(from);
-    if (p && padded_ == p_.cols) return p;
-    std::fill_n(scratch, padded_, otherwise);
-    if (p) std::copy_n(p, p_.cols, scratch);
-    return scratch;
-  }
-
   NormProblem p_;
   int64_t padded_;
   Forward forward_;
@@ -355,15 +288,13 @@ class HwyNorm final : public KernelPlan<NormArgs> {
 
 template <Forward kForward>
 std::unique_ptr<KernelPlan<NormArgs>> plan_hwy(const NormProblem& p) {
-  if (p.rows < 0 || p.cols < 1 || !(p.epsilon >= 0) || p.dtype != DType::f32 ||
-      (p.y != DType::f32 && p.y != DType::bf16))
-    return nullptr;
+  if (!hwy_supports(p)) return nullptr;
   return std::make_unique<HwyNorm>(p, kForward);
 }
 
 }  // namespace
 
-void append_hwy([[maybe_unused]] std::vector<Kernel<NormProblem, NormArgs>>& list) {
+void append_hwy([[maybe_unused]] KernelList<NormProblem, NormArgs>& list) {
   [[maybe_unused]] const int64_t supported = hwy::SupportedTargets();
 #define FOVEA_APPEND(bit, target, name) \
   if (supported & bit) list.push_back({name, plan_hwy<target::norm_forward>});
@@ -371,5 +302,5 @@ void append_hwy([[maybe_unused]] std::vector<Kernel<NormProblem, NormArgs>>& lis
 #undef FOVEA_APPEND
 }
 
-}  // namespace fovea::norm_detail
+}  // namespace fovea
 #endif  // HWY_ONCE

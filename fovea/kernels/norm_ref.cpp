@@ -2,8 +2,8 @@
 #include <algorithm>
 #include <cmath>
 #include <memory>
-#include <vector>
 
+#include "fovea/kernels/hwy_lists.h"
 #include "fovea/kernels/lanes.h"
 #include "fovea/kernels/norm.h"
 
@@ -171,29 +171,13 @@ std::unique_ptr<KernelPlan<Args>> plan_norm(const NormProblem& p) {
 
 }  // namespace
 
-namespace norm_detail {
-// In norm_hwy.cpp and norm_grad_hwy.cpp: the kernels of the targets that this processor supports,
-// best first.
-void append_hwy(std::vector<Kernel<NormProblem, NormArgs>>& list);
-void append_hwy(std::vector<Kernel<NormProblem, NormGradArgs>>& list);
-
-namespace {
-template <class Args, template <class, class> class Plan>
-std::vector<Kernel<NormProblem, Args>> list_kernels() {
-  std::vector<Kernel<NormProblem, Args>> list;
-  append_hwy(list);
-  list.push_back({"ref", plan_norm<Args, Plan>});
-  return list;
-}
-}  // namespace
-}  // namespace norm_detail
-
 std::span<const Kernel<NormProblem, NormArgs>> norm_kernels() {
-  static const auto list = norm_detail::list_kernels<NormArgs, NormPlan>();
+  static const auto list = with_hwy<NormProblem, NormArgs>(plan_norm<NormArgs, NormPlan>);
   return list;
 }
 std::span<const Kernel<NormProblem, NormGradArgs>> norm_grad_kernels() {
-  static const auto list = norm_detail::list_kernels<NormGradArgs, NormGradPlan>();
+  static const auto list =
+      with_hwy<NormProblem, NormGradArgs>(plan_norm<NormGradArgs, NormGradPlan>);
   return list;
 }
 

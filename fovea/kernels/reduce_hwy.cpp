@@ -12,8 +12,8 @@
 // after foreach_target.h
 #include "fovea/kernels/hwy_lists.h"
 #include "fovea/kernels/lanes.h"
-#include "fovea/kernels/math-inl.h"
 #include "fovea/kernels/reduce.h"
+#include "fovea/kernels/rows-inl.h"
 #include "fovea/kernels/tensor_blocks.h"
 
 #ifndef FOVEA_REDUCE_ONCE
@@ -42,12 +42,7 @@ namespace fovea {
 namespace HWY_NAMESPACE {
 namespace {
 
-namespace hn = hwy::HWY_NAMESPACE;
-using simd::F32;
-using simd::kLanes;
-using simd::load;
-using simd::load_some;
-using simd::Vec;
+using namespace simd;
 using F64 = hn::Repartition<double, F32>;
 using Vec64 = hn::Vec<F64>;
 
@@ -67,22 +62,14 @@ HWY_INLINE double total(const Wide& sum) {
   return hn::GetLane(hn::SumOfLanes(F64(), hn::Add(sum.low, sum.high)));
 }
 
-struct Whole {
-  HWY_INLINE Vec operator()(const float* x) const { return load(x); }
-};
-struct Some {
-  int64_t n;
-  HWY_INLINE Vec operator()(const float* x) const { return load_some(x, n); }
-};
-
 // x[0] + x[step] + ..., of 1, 2, 4 or 8 vectors, in pairs.
-template <int kCount, class Load = Whole>
-HWY_INLINE Vec pairs(const float* x, int64_t step, Load get = {}) {
+template <int kCount, class Count = Whole>
+HWY_INLINE Vec pairs(const float* x, int64_t step, Count n = {}) {
   if constexpr (kCount == 1)
-    return get(x);
+    return get(x, n);
   else
-    return hn::Add(pairs<kCount / 2>(x, step, get),
-                   pairs<kCount / 2>(x + kCount / 2 * step, step, get));
+    return hn::Add(pairs<kCount / 2>(x, step, n),
+                   pairs<kCount / 2>(x + kCount / 2 * step, step, n));
 }
 
 HWY_INLINE void add_to(double* sums, Vec v) {
@@ -94,9 +81,8 @@ HWY_INLINE void add_to(double* sums, Vec v) {
 
 template <int kRows>
 HWY_INLINE void add_rows(const float* x, int64_t stride, int64_t cols, double* sums) {
-  int64_t c = 0;
-  for (; c + kLanes <= cols; c += kLanes) add_to(sums + c, pairs<kRows>(x + c, stride));
-  if (c < cols) add_to(sums + c, pairs<kRows>(x + c, stride, Some{cols - c}));
+  for_columns(
+      cols, [&](int64_t c, auto n) HWY_ATTR { add_to(sums + c, pairs<kRows>(x + c, stride, n)); });
 }
 
 void sum_columns(const float* x, int64_t stride, int64_t rows, int64_t cols, double* sums) {

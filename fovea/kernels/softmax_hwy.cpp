@@ -6,35 +6,22 @@
 #include <cmath>
 #include <cstdint>
 #include <memory>
-#include <vector>
 
 #include "fovea/kernels/hwy_targets.h"
 
 #define HWY_TARGET_INCLUDE "fovea/kernels/softmax_hwy.cpp"
 #include "hwy/foreach_target.h"  // IWYU pragma: keep
 // after foreach_target.h
+#include "fovea/kernels/hwy_lists.h"
 #include "fovea/kernels/lanes.h"
-#include "fovea/kernels/math-inl.h"
+#include "fovea/kernels/rows-inl.h"
+#include "fovea/kernels/softmax-inl.h"
 #include "fovea/kernels/softmax.h"
 #include "hwy/contrib/math/math-inl.h"
 
 #ifndef FOVEA_SOFTMAX_ONCE
 #define FOVEA_SOFTMAX_ONCE
 namespace fovea::softmax_detail {
-
-// A group of rows and what is known of each: base, the maximum (0 where that is -infinity), and
-// sum, of exp(x - base). cross_entropy_hwy.cpp declares the same.
-struct ExpRows {
-  const float* x;
-  // exp(x - maximum of the lane so far); null: not wanted. Short rows are padded to whole vectors
-  // and lie in the scratch; a long row lies where the result will.
-  float* e;
-  int64_t count, cols;
-  float* base;       // [count], for each whole vectors
-  float* sum;        // [count]
-  float* lane_base;  // of one row: the maxima of the lanes for each block of a long row
-};
-
 namespace {
 
 struct SoftmaxTask {
@@ -65,71 +52,12 @@ using softmax_detail::kBlockVecs;
 using softmax_detail::kShortVecs;
 using softmax_detail::SoftmaxTask;
 
-// A whole vector, or its first n lanes, at the end of a row.
-struct Whole {};
-struct Some {
-  int64_t n;
-};
-HWY_INLINE Vec get(const float* p, Whole) { return load(p); }
-HWY_INLINE Vec get(const float* p, Some s) { return load_some(p, s.n); }
-HWY_INLINE void put(Vec v, float* p, Whole) { store(v, p); }
-HWY_INLINE void put(Vec v, float* p, Some s) { store_some(v, p, s.n); }
-
 HWY_INLINE Vec low() { return hn::Set(F32(), -HUGE_VALF); }
 // -infinity, which adds nothing to a sum of powers, in the absent lanes.
 HWY_INLINE Vec get_or_low(const float* p, Whole) { return load(p); }
 HWY_INLINE Vec get_or_low(const float* p, Some s) {
   return hn::IfThenElse(hn::FirstN(F32(), static_cast<size_t>(s.n)), load_some(p, s.n), low());
 }
-// 0 for -infinity, so that -infinity less the base is -infinity and not NaN.
-HWY_INLINE Vec base_of(Vec max) { return hn::IfThenZeroElse(hn::Eq(max, low()), max); }
-
-template <class F>
-HWY_INLINE void for_columns(int64_t cols, const F& f) {
-  int64_t c = 0;
-  for (; c + kLanes <= cols; c += kLanes) f(c, Whole());
-  if (c < cols) f(c, Some{cols - c});
-}
-
-struct Plus {
-  HWY_INLINE Vec operator()(Vec a, Vec b) const { return hn::Add(a, b); }
-};
-struct Larger {
-  HWY_INLINE Vec operator()(Vec a, Vec b) const { return hn::Max(a, b); }
-};
-
-// Lane r joins the lanes of row r of `rows`, [kLanes][kLanes].
-template <class Join>
-HWY_INLINE Vec join_each_row(const float* rows, Join join) {
-  const F32 d;
-  const hn::RepartitionToWide<F32> d64;
-  // Four rows: in each block of 128 bits, one partial result for each.
-  const auto four = [&](int64_t r) HWY_ATTR {
-    const auto two = [&](int64_t i) HWY_ATTR {
-      const Vec a = hn::Load(d, rows + i * kLanes), b = hn::Load(d, rows + (i + 1) * kLanes);
-      return hn::BitCast(d64, join(hn::InterleaveLower(d, a, b), hn::InterleaveUpper(d, a, b)));
-    };
-    const auto a = two(r), b = two(r + 2);
-    return join(hn::BitCast(d, hn::InterleaveLower(d64, a, b)),
-                hn::BitCast(d, hn::InterleaveUpper(d64, a, b)));
-  };
-#if HWY_TARGET == HWY_AVX3
-  const auto eight = [&](int64_t r, int64_t q) HWY_ATTR {
-    const Vec a = four(r), b = four(q);
-    return join(hn::ConcatLowerLower(d, b, a), hn::ConcatUpperUpper(d, b, a));
-  };
-  const Vec a = eight(0, 8), b = eight(4, 12);
-  return join(hn::OddEvenBlocks(b, a),
-              hn::OddEvenBlocks(hn::SwapAdjacentBlocks(b), hn::SwapAdjacentBlocks(a)));
-#elif HWY_TARGET == HWY_AVX2
-  const Vec a = four(0), b = four(4);
-  return join(hn::ConcatLowerLower(d, b, a), hn::ConcatUpperUpper(d, b, a));
-#else
-  return four(0);
-#endif
-}
-
-HWY_INLINE int64_t whole_vectors(int64_t cols) { return (cols + kLanes - 1) / kLanes * kLanes; }
 
 HWY_INLINE void exp_short_rows(const ExpRows& rows) {
   const F32 d;
@@ -202,10 +130,8 @@ HWY_INLINE void exp_long_row(const ExpRows& rows) {
 
 }  // namespace
 
-// Rows that go together; more than one means that they are short.
 int64_t softmax_group(int64_t cols) { return cols <= kShortVecs * kLanes ? kLanes : 1; }
 
-// At most softmax_group(cols) rows.
 void softmax_exp_rows(const ExpRows& rows) {
   if (rows.cols <= kShortVecs * kLanes)
     exp_short_rows(rows);
@@ -213,7 +139,6 @@ void softmax_exp_rows(const ExpRows& rows) {
     rows.e ? exp_long_row<true>(rows) : exp_long_row<false>(rows);
 }
 
-// to = scale exp(x - base) + shift for row r of what softmax_exp_rows left in e.
 void softmax_scale_row(const ExpRows& rows, int64_t r, float scale, float shift, float* to) {
   const F32 d;
   const Vec s = hn::Set(d, scale), t = hn::Set(d, shift);
@@ -235,7 +160,6 @@ void softmax_scale_row(const ExpRows& rows, int64_t r, float scale, float shift,
   }
 }
 
-// The natural logarithm of sums of powers: NaN stays, and 0 gives 0.
 void softmax_log_sums(const float* sum, float* out) {
   const F32 d;
   const Vec v = load(sum);
@@ -260,10 +184,7 @@ void softmax_forward(const SoftmaxTask& task, int64_t first, int64_t last) {
                        .lane_base = task.scratch};
     softmax_exp_rows(rows);
     if (!log) {
-      const Vec total = load(sum);
-      const Vec inverse = hn::Div(hn::Set(d, 1.0f), total);
-      // An emptied row has the sum 0 and stays 0.
-      store(hn::IfThenZeroElse(hn::Eq(total, hn::Zero(d)), inverse), end);
+      store(inverse_or_zero(load(sum)), end);
       for (int64_t r = 0; r < count; ++r) softmax_scale_row(rows, r, end[r], 0, y + r * cols);
       continue;
     }
@@ -340,14 +261,16 @@ HWY_AFTER_NAMESPACE();
 #endif  // FOVEA_SIMD
 
 #if HWY_ONCE
-namespace fovea::softmax_detail {
-// The powers of a group of short rows, or what a long row leaves of each block, for any target.
-size_t scratch_bytes_for(int64_t cols) {
+namespace fovea {
+
+size_t softmax_detail::scratch_bytes_for(int64_t cols) {
   constexpr int64_t kGroup = lanes::kLanes * kShortVecs * lanes::kLanes;
   return static_cast<size_t>(std::max(kGroup, cols / kBlockVecs + lanes::kLanes)) * sizeof(float);
 }
 
 namespace {
+
+using namespace softmax_detail;
 
 using Rows = void (*)(const SoftmaxTask&, int64_t first, int64_t last);
 
@@ -405,7 +328,7 @@ std::unique_ptr<KernelPlan<Args>> plan_hwy(const SoftmaxProblem& p) {
 
 }  // namespace
 
-void append_hwy([[maybe_unused]] std::vector<Kernel<SoftmaxProblem, SoftmaxArgs>>& list) {
+void append_hwy([[maybe_unused]] KernelList<SoftmaxProblem, SoftmaxArgs>& list) {
   [[maybe_unused]] const int64_t supported = hwy::SupportedTargets();
 #define FOVEA_APPEND(bit, target, name) \
   if (supported & bit)                  \
@@ -414,7 +337,7 @@ void append_hwy([[maybe_unused]] std::vector<Kernel<SoftmaxProblem, SoftmaxArgs>
 #undef FOVEA_APPEND
 }
 
-void append_hwy([[maybe_unused]] std::vector<Kernel<SoftmaxProblem, SoftmaxGradArgs>>& list) {
+void append_hwy([[maybe_unused]] KernelList<SoftmaxProblem, SoftmaxGradArgs>& list) {
   [[maybe_unused]] const int64_t supported = hwy::SupportedTargets();
 #define FOVEA_APPEND(bit, target, name) \
   if (supported & bit)                  \
@@ -423,5 +346,5 @@ void append_hwy([[maybe_unused]] std::vector<Kernel<SoftmaxProblem, SoftmaxGradA
 #undef FOVEA_APPEND
 }
 
-}  // namespace fovea::softmax_detail
+}  // namespace fovea
 #endif  // HWY_ONCE

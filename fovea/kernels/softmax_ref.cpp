@@ -2,8 +2,8 @@
 #include <algorithm>
 #include <limits>
 #include <memory>
-#include <vector>
 
+#include "fovea/kernels/hwy_lists.h"
 #include "fovea/kernels/lanes.h"
 #include "fovea/kernels/softmax.h"
 
@@ -95,28 +95,14 @@ std::unique_ptr<KernelPlan<Args>> plan_softmax(const SoftmaxProblem& p) {
 
 }  // namespace
 
-namespace softmax_detail {
-// In softmax_hwy.cpp: the kernels of the targets that this processor supports, best first.
-void append_hwy(std::vector<Kernel<SoftmaxProblem, SoftmaxArgs>>& list);
-void append_hwy(std::vector<Kernel<SoftmaxProblem, SoftmaxGradArgs>>& list);
-
-namespace {
-template <class Args, template <class> class Plan>
-std::vector<Kernel<SoftmaxProblem, Args>> list_kernels() {
-  std::vector<Kernel<SoftmaxProblem, Args>> list;
-  append_hwy(list);
-  list.push_back({"ref", plan_softmax<Args, Plan>});
-  return list;
-}
-}  // namespace
-}  // namespace softmax_detail
-
 std::span<const Kernel<SoftmaxProblem, SoftmaxArgs>> softmax_kernels() {
-  static const auto list = softmax_detail::list_kernels<SoftmaxArgs, SoftmaxPlan>();
+  static const auto list =
+      with_hwy<SoftmaxProblem, SoftmaxArgs>(plan_softmax<SoftmaxArgs, SoftmaxPlan>);
   return list;
 }
 std::span<const Kernel<SoftmaxProblem, SoftmaxGradArgs>> softmax_grad_kernels() {
-  static const auto list = softmax_detail::list_kernels<SoftmaxGradArgs, SoftmaxGradPlan>();
+  static const auto list =
+      with_hwy<SoftmaxProblem, SoftmaxGradArgs>(plan_softmax<SoftmaxGradArgs, SoftmaxGradPlan>);
   return list;
 }
 

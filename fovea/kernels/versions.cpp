@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "fovea/kernels/linear.h"
 #include "hwy/highway.h"
 #include "oneapi/dnnl/dnnl.hpp"
 
@@ -53,6 +54,11 @@ std::vector<LibraryVersion> kernel_libraries() {
   return {{"oneDNN", joined(dnnl->major, dnnl->minor, dnnl->patch),
            isa_name(dnnl::get_effective_cpu_isa())},
           {"Highway", joined(HWY_MAJOR, HWY_MINOR, HWY_PATCH), simd_targets()}};
+}
+
+bool has_fast_bf16() {
+  const std::string_view best = linear_kernels().front().name;
+  return best == "amx" || best == "avx512bf16";
 }
 
 }  // namespace fovea

@@ -14,4 +14,7 @@ struct LibraryVersion {
 
 std::vector<LibraryVersion> kernel_libraries();
 
+// Whether this processor computes products in bf16 faster than in f32, by kernels of our own.
+bool has_fast_bf16();
+
 }  // namespace fovea

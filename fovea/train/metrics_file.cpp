@@ -12,6 +12,7 @@ std::string metrics_json(const std::string& task, const TrainOptions& options,
   nlohmann::ordered_json j;
   j["task"] = task;
   j["seed"] = options.seed;
+  j["precision"] = in_bf16(options.precision) ? "bf16" : "f32";
   j["epochs"] = result.epochs;
   j["best_epoch"] = result.best_epoch;
   j["parameters"] = result.parameters;

@@ -20,10 +20,10 @@ inline std::span<const std::string_view> enum_names(ScheduleKind) {
   return kNames;
 }
 
-// Of the products; everything else is f32.
-enum class Precision { f32, bf16 };
+// Of the products; everything else is f32. automatic: bf16 where the processor is faster with it.
+enum class Precision { f32, bf16, automatic };
 inline std::span<const std::string_view> enum_names(Precision) {
-  static constexpr std::array<std::string_view, 2> kNames = {"f32", "bf16"};
+  static constexpr std::array<std::string_view, 3> kNames = {"f32", "bf16", "auto"};
   return kNames;
 }
 
@@ -72,6 +72,9 @@ struct TrainOptions {
     v("memory_mb", memory_mb);
   }
 };
+
+// Whether products are computed in bf16 on this processor.
+bool in_bf16(Precision precision);
 
 // Throws Error naming the key that is out of its range.
 void check_train_options(const TrainOptions& options);

@@ -7,6 +7,7 @@
 #include <numbers>
 
 #include "fovea/base/error.h"
+#include "fovea/kernels/versions.h"
 
 namespace fovea {
 
@@ -18,6 +19,10 @@ double learning_rate(const TrainOptions& o, int64_t step, int64_t total) {
   const double share = (at - warm) / std::max(1.0, static_cast<double>(total) - warm);
   const double cosine = 0.5 * (1 + std::cos(std::numbers::pi * share));
   return o.learning_rate * (o.final_rate + (1 - o.final_rate) * cosine);
+}
+
+bool in_bf16(Precision precision) {
+  return precision == Precision::bf16 || (precision == Precision::automatic && has_fast_bf16());
 }
 
 void check_train_options(const TrainOptions& o) {

@@ -172,7 +172,7 @@ PassContext step_context(const TrainOptions& options, StepPart part) {
   context.optimiser = [options, part](const Graph& graph) {
     return StepBuilder(graph, options, part).build();
   };
-  context.bf16 = options.precision == Precision::bf16;
+  context.bf16 = in_bf16(options.precision);
   context.memory_bytes = static_cast<size_t>(options.memory_mb * 1e6);
   context.sizes = {{"B", options.batch / options.accumulate}};
   return context;

@@ -106,6 +106,15 @@ TEST_F(TrainerTest, TrainsInBf16) {
   EXPECT_EQ(weights("again"), weights("out"));
 }
 
+TEST_F(TrainerTest, AutomaticPrecisionIsOneOfTheTwoAndIsRecorded) {
+  run("auto", "precision = \"auto\"\n");
+  const std::string named = in_bf16(Precision::automatic) ? "bf16" : "f32";
+  run("named", "precision = \"" + named + "\"\n");
+  EXPECT_EQ(weights("auto"), weights("named"));
+  EXPECT_NE(load_bundle(folder_ / "auto").metrics_json.find("\"precision\": \"" + named + "\""),
+            std::string::npos);
+}
+
 TEST_F(TrainerTest, AMemoryBudgetChangesNoBitOfTheResult) {
   run("free");
   // Less than the step takes without it, which the error for a budget out of reach tells.
