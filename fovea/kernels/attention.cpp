@@ -4,6 +4,7 @@
 
 #include "fovea/base/error.h"
 #include "fovea/kernels/attention_short.h"
+#include "fovea/kernels/attention_short_avx512bf16.h"
 
 namespace fovea {
 namespace {
@@ -84,6 +85,8 @@ void check(const AttentionProblem& p, bool backward) {
 std::span<const AttentionKernel> attention_kernels() {
   static const std::vector<AttentionKernel> list = [] {
     std::vector<AttentionKernel> kernels;
+    if (avx512_bf16::pays())
+      kernels.push_back({"short_avx512bf16", attention_detail::plan_short_avx512bf16});
     attention_detail::append_short(kernels);
     attention_detail::append_hwy(kernels);
     kernels.push_back({"ref", attention_detail::plan_ref});
@@ -95,6 +98,8 @@ std::span<const AttentionKernel> attention_kernels() {
 std::span<const AttentionBackwardKernel> attention_backward_kernels() {
   static const std::vector<AttentionBackwardKernel> list = [] {
     std::vector<AttentionBackwardKernel> kernels;
+    if (avx512_bf16::pays())
+      kernels.push_back({"short_avx512bf16", attention_detail::plan_backward_short_avx512bf16});
     attention_detail::append_backward_short(kernels);
     attention_detail::append_backward_hwy(kernels);
     kernels.push_back({"ref", attention_detail::plan_backward_ref});

@@ -100,7 +100,9 @@ void expect_right(const Case& c, bool packed, bool only_short) {
     Arrays<T> got(p);
     got.copy_inputs(a);
     run_plan(*forward, got.forward());
-    expect_near(got.out, want.out, kTolerance<T>, what + " out");
+    // Probabilities too are rounded there.
+    const double rounded = kernel.name == "short_avx512bf16" ? 2 : 1;
+    expect_near(got.out, want.out, rounded * kTolerance<T>, what + " out");
     expect_near(got.lse, want.lse, 3e-6, what + " lse");
     got.out = out;
     got.lse = lse;
@@ -148,6 +150,7 @@ void expect_slices_work() {
     std::copy_n(a.v.data() + r * width, width, row + 2 * width);
   }
   for (size_t which = 0; which < attention_kernels().size(); ++which) {
+    if (!attention_kernels()[which].plan(dense)) continue;
     const auto same = [](const std::vector<T>& x, const std::vector<T>& y) {
       return std::memcmp(x.data(), y.data(), x.size() * sizeof(T)) == 0;
     };
@@ -233,6 +236,7 @@ TEST(AttentionShort, AQueryWithoutKeysGivesZeroAndMinusInfinityAndNoGradient) {
     const auto check = [&]<class T>(T) {
       const AttentionProblem p = c.problem(true, dtype);
       for (size_t which = 0; which < attention_kernels().size(); ++which) {
+        if (!attention_kernels()[which].plan(p)) continue;
         Arrays<T> a(p);
         a.randomise(14);
         run_plan(*attention_kernels()[which].plan(p), a.forward());
@@ -257,6 +261,7 @@ TEST(AttentionShort, WhatLiesBeyondAKeyLengthIsNeverUsed) {
   const Case c{.batch = 2, .tq = 49, .tk = 49, .dim = 16, .value_dim = 16, .lengths = {18, 49}};
   const AttentionProblem p = c.problem(true, DType::bf16);
   for (size_t which = 0; which < attention_kernels().size(); ++which) {
+    if (!attention_kernels()[which].plan(p)) continue;
     Arrays<bf16> a(p);
     a.randomise(15);
     a.lengths = c.lengths;
@@ -276,6 +281,7 @@ TEST(AttentionShort, ANaNInAQueryReachesItsOutputAndNoOther) {
   const Case c{.tq = 49, .tk = 20, .dim = 16, .value_dim = 16};
   const AttentionProblem p = c.problem(true, DType::f32);
   for (const AttentionKernel& kernel : attention_kernels()) {
+    if (!kernel.plan(p)) continue;
     for (size_t query : {size_t{3}, size_t{47}, size_t{48}}) {
       Arrays<float> a(p);
       a.randomise(16);
@@ -298,6 +304,7 @@ TEST(AttentionShort, ScoresOfTenThousandStayFinite) {
   forward_ref(c.problem(true, DType::f64), want);
   backward_ref(c.problem(true, DType::f64), want);
   for (size_t which = 0; which < attention_kernels().size(); ++which) {
+    if (!attention_kernels()[which].plan(p)) continue;
     const std::string name(attention_kernels()[which].name);
     Arrays<float> got(p);
     got.copy_inputs(a);
@@ -315,6 +322,7 @@ TEST(AttentionShort, ScoresOfTenThousandStayFinite) {
 TEST(AttentionShort, TheLogSumExpIsNotWrittenUnlessWanted) {
   AttentionProblem p = Case{.tq = 49, .tk = 49}.problem(true, DType::bf16);
   for (const AttentionKernel& kernel : attention_kernels()) {
+    if (!kernel.plan(p)) continue;
     p.want_lse = false;
     Arrays<bf16> a(p);
     a.randomise(18);
