@@ -47,7 +47,7 @@ std::vector<VerbGroup> verb_groups() {
         {"graph", "BUNDLE|RECIPE", "print the graph, before and after the passes", graph_verb},
         {"diff", "BUNDLE|RECIPE", "run in two ways, show where the results part", diff_verb}}},
       {"See what this machine can do",
-       {{"bench", "attention|train|infer", "measure against other runtimes", bench_verb},
+       {{"bench", "WHAT", "attention, train or infer against other runtimes", bench_verb},
         {"doctor", "", "processor, kernels, libraries, data sets", doctor_verb}}},
   };
 }
