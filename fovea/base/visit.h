@@ -69,4 +69,17 @@ class FieldVisitor {
                            std::span<const std::string_view> names) = 0;
 };
 
+// Passes by everything that has no text form of its own.
+class TextFormVisitor : public FieldVisitor {
+ protected:
+  void boolean(std::string_view, bool&) override {}
+  void integer(std::string_view, int64_t&) override {}
+  void real(std::string_view, double&) override {}
+  void text(std::string_view, std::string&) override {}
+  void integers(std::string_view, std::vector<int64_t>&) override {}
+  void reals(std::string_view, std::vector<double>&) override {}
+  void texts(std::string_view, std::vector<std::string>&) override {}
+  void enumeration(std::string_view, int&, std::span<const std::string_view>) override {}
+};
+
 }  // namespace fovea

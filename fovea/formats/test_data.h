@@ -12,7 +12,7 @@
 #include <string_view>
 #include <vector>
 
-#include "fovea/base/error.h"
+#include "fovea/base/test_errors.h"
 
 namespace fovea {
 
@@ -57,19 +57,6 @@ inline std::filesystem::path shared_data(std::string_view name) {
 inline std::vector<std::byte> to_bytes(std::string_view text) {
   const auto bytes = std::as_bytes(std::span(text.data(), text.size()));
   return {bytes.begin(), bytes.end()};
-}
-
-// The call throws an Error with this code whose message holds the text.
-template <class F>
-void expect_error(ErrorCode code, std::string_view text, F&& call) {
-  try {
-    call();
-    ADD_FAILURE() << "no Error; expected one with: " << text;
-  } catch (const Error& error) {
-    EXPECT_EQ(static_cast<int>(error.code()), static_cast<int>(code)) << error.what();
-    EXPECT_NE(std::string_view(error.what()).find(text), std::string_view::npos)
-        << "expected: " << text << "\ngot: " << error.what();
-  }
 }
 
 }  // namespace fovea

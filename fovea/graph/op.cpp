@@ -93,19 +93,11 @@ Cost graph_cost(const Graph& graph) {
 namespace {
 
 // Replaces symbols in every attribute that holds a size, a shape or a type.
-class Specialiser : public FieldVisitor {
+class Specialiser : public TextFormVisitor {
  public:
   explicit Specialiser(const SizeBindings& bindings) : bindings_(bindings) {}
 
  protected:
-  void boolean(std::string_view, bool&) override {}
-  void integer(std::string_view, int64_t&) override {}
-  void real(std::string_view, double&) override {}
-  void text(std::string_view, std::string&) override {}
-  void integers(std::string_view, std::vector<int64_t>&) override {}
-  void reals(std::string_view, std::vector<double>&) override {}
-  void texts(std::string_view, std::vector<std::string>&) override {}
-  void enumeration(std::string_view, int&, std::span<const std::string_view>) override {}
   void text_form(std::string_view, std::string& v) override {
     const size_t open = v.find('[');
     if (open == std::string::npos) {

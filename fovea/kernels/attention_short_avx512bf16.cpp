@@ -115,8 +115,8 @@ class Forward {
     for (int64_t lane = 0; lane < p_.tq; lane += kPieceLanes) {
       const Vectors lanes(std::min(p_.tq - lane, kPieceLanes));
       scores(lane, lanes);
-      for (int64_t v = 0; v < lanes.whole; ++v) softmax<Whole>(lane + 16 * v);
-      if (lanes.half) softmax<Half>(lane + 16 * lanes.whole);
+      for (int64_t v = 0; v < lanes.whole; ++v) powers<Whole>(lane + 16 * v);
+      if (lanes.half) powers<Half>(lane + 16 * lanes.whole);
     }
     product<4, Finish::scale_round>({.a = bytes(layout_.scores),
                                      .a_step = 4 * layout_.lanes,
@@ -154,8 +154,18 @@ class Forward {
     if (lanes.whole == 3) product_of<kRowBytes, Finish::max, 3, true>(x, keys_);
   }
 
-  // A vector of scores becomes pairs of exp2(factor score - maximum).
+  // Powers that are rounded to bf16 at once need few digits; the log-sum-exp shall have more.
   template <class V>
+  void powers(int64_t lane) const {
+    if (p_.want_lse)
+      softmax<V, 5>(lane);
+    else
+      softmax<V, 3>(lane);
+  }
+
+  // A vector of scores becomes pairs of exp2(factor score - maximum), by a polynomial of the
+  // degree.
+  template <class V, int kDegree>
   [[gnu::noinline]] void softmax(int64_t lane) const {
     const auto factor = V::set(factor_), nothing = V::zero();
     auto base = V::load(scratch_ + layout_.max + lane) * factor;
@@ -166,9 +176,9 @@ class Forward {
     uint32_t* to = words(layout_.scores) + lane;
     auto even_sum = nothing, odd_sum = nothing;
     for (int64_t j = 0; j < keys_; j += 2, from += 2 * stride, to += stride) {
-      const auto even = exp2<V, 5>(V::fms(V::load(from), factor, base));
+      const auto even = exp2<V, kDegree>(V::fms(V::load(from), factor, base));
       const auto odd =
-          j + 1 < keys_ ? exp2<V, 5>(V::fms(V::load(from + stride), factor, base)) : nothing;
+          j + 1 < keys_ ? exp2<V, kDegree>(V::fms(V::load(from + stride), factor, base)) : nothing;
       V::store_pairs(to, even, odd);
       even_sum += even;
       odd_sum += odd;

@@ -18,6 +18,7 @@ using amx::kTileRows;
 using linear_detail::Finish;
 using linear_detail::FinishBlock;
 using linear_detail::FinishCall;
+using linear_detail::LinearPlan;
 
 constexpr int64_t kSide = 32;  // of a block of results: two tiles by two
 constexpr int64_t kResults = kSide * kSide;
@@ -219,45 +220,21 @@ FOVEA_AMX_END
 namespace fovea {
 namespace {
 
-class LinearAmx final : public KernelPlan<LinearArgs> {
- public:
-  explicit LinearAmx(const LinearProblem& problem)
-      : p_(problem), cut_(problem), finish_(linear_detail::finish_for(problem)) {
-    packed_bytes = static_cast<size_t>(cut_.packed_bytes());
-    scratch_bytes = packed_bytes;
-    worker_scratch_bytes = kResults * sizeof(float) + static_cast<size_t>(cut_.left_bytes);
+// What LinearPlan asks of these kernels.
+struct Amx : Cut {
+  explicit Amx(const LinearProblem& p) : Cut(p) {}
+  static constexpr int64_t kMostSerialPack = kSerialPackBytes;
+  int64_t scratch_bytes() const {
+    return kResults * static_cast<int64_t>(sizeof(float)) + left_bytes;
   }
-
-  void pack(const LinearArgs& args, std::byte* to) const noexcept override {
-    for (int64_t panel = 0; panel < cut_.panels; ++panel)
-      pack_panel(p_, cut_, static_cast<const bf16*>(args.w), panel, to);
+  void pack_panel(const LinearProblem& p, const bf16* w, int64_t panel, std::byte* to) const {
+    fovea::pack_panel(p, *this, w, panel, to);
   }
-
-  void run(const LinearArgs& args, const KernelContext& context) const noexcept override {
-    const int64_t blocks = cut_.row_blocks * cut_.column_blocks;
-    if (blocks == 0) return;
-    const std::byte* packed = context.packed;
-    if (!packed) {
-      packed = context.scratch;
-      if (cut_.packed_bytes() <= kSerialPackBytes) {
-        pack(args, context.scratch);
-      } else {
-        context.pool->parallel_for(cut_.panels, [&](int64_t panel, int) {
-          pack_panel(p_, cut_, static_cast<const bf16*>(args.w), panel, context.scratch);
-        });
-      }
-    }
-    const FinishCall call{p_, args};
-    const auto block = p_.x == DType::f32 ? run_block<float> : run_block<bf16>;
-    context.pool->parallel_for(blocks, [&](int64_t i, int worker) {
-      block(call, cut_, finish_, packed, i, context.worker<std::byte>(worker));
-    });
+  template <class X>
+  void run_block(const FinishCall& call, const Finish& finish, const std::byte* packed,
+                 int64_t block, std::byte* scratch) const {
+    fovea::run_block<X>(call, *this, finish, packed, block, scratch);
   }
-
- private:
-  LinearProblem p_;
-  Cut cut_;
-  Finish finish_;
 };
 
 }  // namespace
@@ -265,7 +242,7 @@ class LinearAmx final : public KernelPlan<LinearArgs> {
 std::unique_ptr<KernelPlan<LinearArgs>> linear_detail::plan_amx(const LinearProblem& problem) {
   check(problem);
   if (!can_finish(problem) || !amx::available()) return nullptr;
-  return std::make_unique<LinearAmx>(problem);
+  return std::make_unique<LinearPlan<Amx>>(problem);
 }
 
 }  // namespace fovea

@@ -1,5 +1,5 @@
 // How the AVX-512 kernels of linear with bf16 weights finish their results: bias, activation or its
-// gradient, residual and conversion of a block in L1, up to 32 columns at a time.
+// gradient, residual and conversion of a block in L1, up to 32 columns at a time; and their plan.
 #pragma once
 
 #include "fovea/kernels/avx512_bf16.h"
@@ -343,6 +343,56 @@ inline bool can_finish(const LinearProblem& p) {
       p.function == UnaryOp::relu || p.function == UnaryOp::silu || p.function == UnaryOp::gelu;
   return p.w == DType::bf16 && (known || p.activation == LinearActivation::none);
 }
+
+// The plan of either family. Kernels holds how the problem is cut (panels, row_blocks,
+// column_blocks, packed_bytes(), scratch_bytes() of a worker), packs a panel of the weights and
+// computes a block of results from x of type X.
+template <class Kernels>
+class LinearPlan final : public KernelPlan<LinearArgs> {
+ public:
+  explicit LinearPlan(const LinearProblem& problem)
+      : p_(problem), kernels_(problem), finish_(finish_for(problem)) {
+    packed_bytes = static_cast<size_t>(kernels_.packed_bytes());
+    scratch_bytes = packed_bytes;
+    worker_scratch_bytes = static_cast<size_t>(kernels_.scratch_bytes());
+  }
+
+  void pack(const LinearArgs& args, std::byte* to) const noexcept override {
+    for (int64_t panel = 0; panel < kernels_.panels; ++panel) pack_panel(args, panel, to);
+  }
+
+  void run(const LinearArgs& args, const KernelContext& context) const noexcept override {
+    const int64_t blocks = kernels_.row_blocks * kernels_.column_blocks;
+    if (blocks == 0) return;
+    const std::byte* packed = context.packed;
+    if (!packed) {
+      packed = context.scratch;
+      if (kernels_.packed_bytes() <= Kernels::kMostSerialPack) {
+        pack(args, context.scratch);
+      } else {
+        context.pool->parallel_for(
+            kernels_.panels, [&](int64_t panel, int) { pack_panel(args, panel, context.scratch); });
+      }
+    }
+    const FinishCall call{p_, args};
+    context.pool->parallel_for(blocks, [&](int64_t i, int worker) {
+      std::byte* const scratch = context.worker<std::byte>(worker);
+      if (p_.x == DType::f32)
+        kernels_.template run_block<float>(call, finish_, packed, i, scratch);
+      else
+        kernels_.template run_block<bf16>(call, finish_, packed, i, scratch);
+    });
+  }
+
+ private:
+  void pack_panel(const LinearArgs& args, int64_t panel, std::byte* to) const {
+    kernels_.pack_panel(p_, static_cast<const bf16*>(args.w), panel, to);
+  }
+
+  LinearProblem p_;
+  Kernels kernels_;
+  Finish finish_;
+};
 
 }  // namespace fovea::linear_detail
 

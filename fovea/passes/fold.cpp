@@ -24,19 +24,11 @@ bool broadcasts_into(const Shape& from, const Shape& to) {
 }
 
 // Looks for sizes in attributes that are known only when a plan is made.
-class SymbolFinder : public FieldVisitor {
+class SymbolFinder : public TextFormVisitor {
  public:
   bool found = false;
 
  protected:
-  void boolean(std::string_view, bool&) override {}
-  void integer(std::string_view, int64_t&) override {}
-  void real(std::string_view, double&) override {}
-  void text(std::string_view, std::string&) override {}
-  void integers(std::string_view, std::vector<int64_t>&) override {}
-  void reals(std::string_view, std::vector<double>&) override {}
-  void texts(std::string_view, std::vector<std::string>&) override {}
-  void enumeration(std::string_view, int&, std::span<const std::string_view>) override {}
   void text_form(std::string_view, std::string& v) override {
     Shape shape;
     const size_t open = v.find('[');

@@ -8,6 +8,7 @@
 #include <limits>
 #include <new>
 
+#include "fovea/base/test_errors.h"
 #include "fovea/graph/op_attrs.h"
 #include "fovea/graph/ops.h"
 
@@ -79,24 +80,6 @@ void write(Execution& e, std::string_view input, const std::vector<float>& numbe
 std::vector<float> read(const Execution& e, std::string_view output) {
   const auto y = e.output_f32(output);
   return std::vector<float>(y.begin(), y.end());
-}
-
-// Code and message of the Error that f throws.
-struct Caught {
-  ErrorCode code;
-  std::string what;
-};
-template <class F>
-Caught error_of(F&& f) {
-  try {
-    f();
-  } catch (const Error& e) {
-    return {e.code(), e.what()};
-  }
-  return {ErrorCode::interrupted, "no error"};
-}
-bool contains(const std::string& text, std::string_view part) {
-  return text.find(part) != std::string::npos;
 }
 
 // y [B,N] = 2 x + row, with row [N] an input too.

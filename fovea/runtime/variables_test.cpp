@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "fovea/base/test_errors.h"
 #include "fovea/graph/ops.h"
 
 namespace fovea {
@@ -21,23 +22,6 @@ std::vector<T> read(const VariableStore& store, std::string_view name) {
 VariableAttrs attrs(DType dtype, Shape shape, Init init, double scale, std::string source = {}) {
   return {
       .type = {dtype, std::move(shape)}, .init = init, .scale = scale, .source = std::move(source)};
-}
-
-struct Caught {
-  ErrorCode code;
-  std::string what;
-};
-template <class F>
-Caught error_of(F&& f) {
-  try {
-    f();
-  } catch (const Error& e) {
-    return {e.code(), e.what()};
-  }
-  return {ErrorCode::interrupted, "no error"};
-}
-bool contains(const std::string& text, std::string_view part) {
-  return text.find(part) != std::string::npos;
 }
 
 TEST(Variables, BeginAsTheirAttributesSay) {
