@@ -25,15 +25,8 @@ void add_losses(Graph& g, Value logits, double smoothing) {
   g.set_output("loss.sum",
                ops::reduce_sum(g, ops::cross_entropy(g, logits, label, {smoothing}), {0}));
   g.set_output("loss.count", ops::reduce_sum(g, counted, {0}));
-  // The predicted class is the first of those with the largest logit, so that a model whose logits
-  // are all equal is not right everywhere.
-  const Shape shape = g.shape(logits);
-  const Value top = g.add("reduce_max", {logits}, ReduceAttrs{{-1}, true});
-  const Value place = ops::iota(g, DType::i32, {1, shape[1]}, 1);
-  const Value none = ops::constant(g, static_cast<double>(shape[1].constant()), DType::i32);
-  const Value largest = ops::select(g, ops::binary(g, "equal", logits, top), place, none);
-  const Value predicted = g.add("reduce_min", {largest}, ReduceAttrs{{-1}, false});
-  const Value right = ops::cast(g, ops::binary(g, "equal", predicted, label), DType::f32);
+  const Value right =
+      ops::cast(g, ops::binary(g, "equal", predicted_class(g, logits), label), DType::f32);
   g.set_output("correct.sum", ops::reduce_sum(g, right, {0}));
 }
 

@@ -39,6 +39,10 @@ inline constexpr std::string_view kRngInput = "train.rng";  // i32 [3]: seed, st
 inline constexpr std::string_view kProbabilities = "probabilities";  // f32 [B,classes]
 inline constexpr std::string_view kLogits = "logits";                // f32 [B,classes]
 
+// The class that logits [B,classes] choose, i32 [B]: the first of those with the largest one, so
+// that a model whose logits are all equal is not right everywhere.
+Value predicted_class(Graph& g, Value logits);
+
 struct Task {
   std::string name;
   Graph infer;  // image -> logits, probabilities

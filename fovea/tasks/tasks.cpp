@@ -3,6 +3,7 @@
 #include <vector>
 
 #include "fovea/base/text.h"
+#include "fovea/graph/ops.h"
 #include "fovea/tasks/image_classification.h"
 
 namespace fovea {
@@ -14,6 +15,15 @@ std::span<const TaskKind> task_kinds() {
 
 DataInfo data_info(const ImageDataset& dataset) {
   return {dataset.height, dataset.width, dataset.channels, dataset.class_names};
+}
+
+Value predicted_class(Graph& g, Value logits) {
+  const Shape shape = g.shape(logits);
+  const Value top = g.add("reduce_max", {logits}, ReduceAttrs{{-1}, true});
+  const Value place = ops::iota(g, DType::i32, {1, shape[1]}, 1);
+  const Value none = ops::constant(g, static_cast<double>(shape[1].constant()), DType::i32);
+  const Value largest = ops::select(g, ops::binary(g, "equal", logits, top), place, none);
+  return g.add("reduce_min", {largest}, ReduceAttrs{{-1}, false});
 }
 
 namespace {
