@@ -30,6 +30,10 @@ ImageDataset load_whole(const DataOptions& options, bool train) {
       for (int i = 0; i < 10 && options.classes.empty(); ++i) classes.push_back(std::to_string(i));
       return load_idx_dataset(options.dir, train, std::move(classes));
     }
+    case DataKind::memory:
+      throw Error{ErrorCode::unsupported,
+                  "[data] the data of this model were given in code (kind 'memory'); there is no "
+                  "file to open (use predict, or set data.kind and data.dir)"};
   }
   FOVEA_ASSERT(false);
   return {};

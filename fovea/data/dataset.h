@@ -35,9 +35,10 @@ inline std::span<const std::string_view> enum_names(Split) {
   return kNames;
 }
 
-enum class DataKind { fashion_mnist, idx };
+// memory: given in code (TrainJob), so there is no file to open.
+enum class DataKind { fashion_mnist, idx, memory };
 inline std::span<const std::string_view> enum_names(DataKind) {
-  static constexpr std::array<std::string_view, 2> kNames = {"fashion_mnist", "idx"};
+  static constexpr std::array<std::string_view, 3> kNames = {"fashion_mnist", "idx", "memory"};
   return kNames;
 }
 

@@ -69,4 +69,30 @@ class RecipeTable {
   std::unique_ptr<Impl> impl_;
 };
 
+// Writes fields as lines "key = value" of TOML, in their order.
+class RecipeWriter final : public FieldVisitor {
+ public:
+  std::string lines;
+
+ protected:
+  void boolean(std::string_view name, bool& v) override;
+  void integer(std::string_view name, int64_t& v) override;
+  void real(std::string_view name, double& v) override;
+  void text(std::string_view name, std::string& v) override;
+  void integers(std::string_view name, std::vector<int64_t>& v) override;
+  void reals(std::string_view name, std::vector<double>& v) override;
+  void texts(std::string_view name, std::vector<std::string>& v) override;
+  void enumeration(std::string_view name, int& index,
+                   std::span<const std::string_view> names) override;
+};
+
+// A section of a recipe as TOML, under its header: recipe_section("[train]", options). What
+// RecipeTable::bind reads back.
+template <class T>
+std::string recipe_section(std::string_view header, T options) {
+  RecipeWriter writer;
+  options.visit(static_cast<FieldVisitor&>(writer));
+  return std::string(header) + "\n" + writer.lines;
+}
+
 }  // namespace fovea

@@ -283,5 +283,28 @@ TEST(Recipe, LoadsAFileAndNamesIt) {
   expect_error(ErrorCode::not_found, "none.toml", [&] { RecipeTable::load(folder / "none.toml"); });
 }
 
+TEST(Recipe, ASectionThatWasWrittenReadsBackTheSame) {
+  Train written;
+  written.epochs = -3;
+  written.rate = 1e-7;
+  written.average = true;
+  written.note = "a \"quoted\" \\ line\nand \x01 caf\xc3\xa9";
+  written.schedule = Schedule::cosine;
+  written.sizes = {};
+  written.betas = {1, 0.1, -1e300};
+  written.tags = {"x, y", ""};
+  Train read;
+  RecipeTable table = parse(recipe_section("[train]", written));
+  table.bind("train", read);
+  EXPECT_EQ(read.epochs, written.epochs);
+  EXPECT_EQ(read.rate, written.rate);
+  EXPECT_EQ(read.average, written.average);
+  EXPECT_EQ(read.note, written.note);
+  EXPECT_EQ(read.schedule, written.schedule);
+  EXPECT_EQ(read.sizes, written.sizes);
+  EXPECT_EQ(read.betas, written.betas);
+  EXPECT_EQ(read.tags, written.tags);
+}
+
 }  // namespace
 }  // namespace fovea

@@ -72,7 +72,8 @@ std::function<HostTensorPtr(const std::string&)> frozen_weights(const Bundle& bu
 Predictor::Predictor(const Bundle& bundle, std::shared_ptr<ThreadPool> pool)
     : labels_(bundle.labels),
       variables_(make_variables(bundle)),
-      session_(compiled_classifier(bundle), variables_, std::move(pool)) {}
+      session_(compiled_classifier(bundle), variables_,
+               pool ? std::move(pool) : std::make_shared<ThreadPool>()) {}
 
 std::vector<ClassScore> Predictor::predict(const Image& image, const std::string& name) {
   const std::string place = fmt::format("[predict] {}", name);

@@ -29,7 +29,8 @@ class Predictor {
   // Runs the passes and plans nothing yet. Throws Error: unsupported when the graph has no input
   // "image" u8 [B,H,W,C] or no output "probabilities" f32 [B,classes]; corrupt when the labels are
   // not as many as the classes. A bundle without labels names its classes "0", "1", ...
-  Predictor(const Bundle& bundle, std::shared_ptr<ThreadPool> pool);
+  // Without a pool it makes one of all processors.
+  explicit Predictor(const Bundle& bundle, std::shared_ptr<ThreadPool> pool = {});
 
   // All classes for one image, the most probable first, equals in the order of the labels. Grey
   // images are taken by colour models and the other way round; `name` stands in errors. One thread

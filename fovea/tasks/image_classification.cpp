@@ -7,15 +7,6 @@ namespace fovea {
 
 namespace {
 
-// The section [task] beyond its kind.
-struct Options {
-  double label_smoothing = 0.0;
-  template <class V>
-  void visit(V& v) {
-    v("label_smoothing", label_smoothing);
-  }
-};
-
 // Adds loss and accuracy to a graph with logits. Outputs: loss.sum, loss.count, correct.sum.
 void add_losses(Graph& g, Value logits, double smoothing) {
   const Value label = ops::input(g, kLabelInput, DType::i32, {g.shape(logits)[0]});
@@ -39,8 +30,26 @@ Task make(RecipeTable& recipe, const DataInfo& data) {
   VisionOptions model;
   recipe.bind("model", model);
   recipe.bind("model.attention", model.attention);
-  Options options;
+  ClassificationOptions options;
   recipe.bind("task", options);
+  return image_classification(
+      data,
+      [&](Graph& g, Value image, int64_t classes, const BuildContext& context) {
+        return vision_classifier(g, image, classes, model, context);
+      },
+      options);
+}
+
+Graph evaluation(const Graph& infer) {
+  Graph g = infer;
+  add_losses(g, g.output(kLogits), 0);
+  return g;
+}
+
+}  // namespace
+
+Task image_classification(const DataInfo& data, const ImageModel& model,
+                          const ClassificationOptions& options) {
   const auto classes = static_cast<int64_t>(data.class_names.size());
   const Shape image = {Size::symbol("B"), data.height, data.width, data.channels};
 
@@ -51,7 +60,7 @@ Task make(RecipeTable& recipe, const DataInfo& data) {
   {
     Graph& g = task.infer;
     const Value x = ops::input(g, kImageInput, DType::u8, image);
-    const Value logits = vision_classifier(g, x, classes, model, {});
+    const Value logits = model(g, x, classes, {});
     g.set_output(kLogits, logits);
     g.set_output(kProbabilities, ops::softmax(g, logits));
   }
@@ -59,19 +68,10 @@ Task make(RecipeTable& recipe, const DataInfo& data) {
     Graph& g = task.train;
     const Value x = ops::input(g, kImageInput, DType::u8, image);
     const Value rng = ops::input(g, kRngInput, DType::i32, {3});
-    add_losses(g, vision_classifier(g, x, classes, model, {.training = true, .rng = rng}),
-               options.label_smoothing);
+    add_losses(g, model(g, x, classes, {.training = true, .rng = rng}), options.label_smoothing);
   }
   return task;
 }
-
-Graph evaluation(const Graph& infer) {
-  Graph g = infer;
-  add_losses(g, g.output(kLogits), 0);
-  return g;
-}
-
-}  // namespace
 
 const TaskKind kImageClassification = {"image_classification", make, evaluation, metrics};
 

@@ -36,6 +36,12 @@ std::vector<LevelOptions> read_levels(RecipeTable& recipe) {
   return levels;
 }
 
+std::string levels_text(const std::vector<LevelOptions>& levels) {
+  std::string text;
+  for (const LevelOptions& level : levels) text += recipe_section("[[levels]]", level);
+  return text;
+}
+
 const LevelOptions& level_named(const std::vector<LevelOptions>& levels, const std::string& name) {
   std::vector<std::string> names = {std::string(kFullLevel)};
   for (const LevelOptions& level : levels) {

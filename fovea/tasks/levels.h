@@ -16,6 +16,9 @@ inline constexpr std::string_view kFullLevel = "full";
 // with a name that is taken, or with shares that are negative or add up to more than 1.
 std::vector<LevelOptions> read_levels(RecipeTable& recipe);
 
+// As [[levels]] of a recipe.
+std::string levels_text(const std::vector<LevelOptions>& levels);
+
 // Throws Error with the nearest name when there is none.
 const LevelOptions& level_named(const std::vector<LevelOptions>& levels, const std::string& name);
 

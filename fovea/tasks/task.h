@@ -63,6 +63,8 @@ struct TaskKind {
 
 // All tasks; tasks.cpp lists them.
 std::span<const TaskKind> task_kinds();
+// The one with this name. Throws Error with the nearest name when there is none.
+const TaskKind& task_kind(std::string_view name);
 // The task that the recipe names under [task] kind (default: image_classification). Throws Error
 // with the nearest name when there is none.
 const TaskKind& task_kind(RecipeTable& recipe);

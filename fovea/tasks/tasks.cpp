@@ -39,15 +39,22 @@ struct KindName {
 const TaskKind& task_kind(RecipeTable& recipe) {
   KindName name;
   recipe.bind("task", name);
+  try {
+    return task_kind(name.kind);
+  } catch (const Error& e) {
+    throw recipe.located(e);
+  }
+}
+
+const TaskKind& task_kind(std::string_view name) {
   std::vector<std::string_view> names;
   for (const TaskKind& kind : task_kinds()) {
-    if (kind.name == name.kind) return kind;
+    if (kind.name == name) return kind;
     names.push_back(kind.name);
   }
-  throw Error(
-      ErrorCode::invalid_argument,
-      fmt::format("[recipe] {}: there is no task '{}'{} (tasks: {})", recipe.place("task.kind"),
-                  name.kind, did_you_mean(name.kind, names), fmt::join(names, ", ")));
+  throw Error(ErrorCode::invalid_argument,
+              fmt::format("[task] kind: there is no task '{}'{} (tasks: {})", name,
+                          did_you_mean(name, names), fmt::join(names, ", ")));
 }
 
 Task make_task(RecipeTable& recipe, const DataInfo& data) {

@@ -34,27 +34,21 @@ double seconds_since(Clock::time_point start) {
 
 class Trainer {
  public:
-  Trainer(RecipeTable& recipe, const TrainRequest& request) : request_(request) {
-    recipe.bind("train", options_);
-    DataOptions data;
-    recipe.bind("data", data);
-    recipe.bind("augment", augment_);
-    const TaskKind& kind = task_kind(recipe);
-    try {
-      check_train_options(options_);
-      check_augment(augment_);
-    } catch (const Error& e) {
-      throw recipe.located(e);
-    }
-    train_data_ = load_dataset(data, Split::train);
-    if (data.validation > 0) validation_data_ = load_dataset(data, Split::validation);
-    test_data_ = load_dataset(data, Split::test);
-    task_ = make_task(recipe, data_info(train_data_));
-    levels_ = read_levels(recipe);
+  Trainer(TrainJob job, const TrainRequest& request) : request_(request) {
+    check_train_options(job.options);
+    check_augment(job.augment);
+    check_data(job);
+    options_ = job.options;
+    augment_ = job.augment;
+    levels_ = std::move(job.levels);
+    train_data_ = std::move(job.train);
+    validation_data_ = std::move(job.validation);
+    test_data_ = std::move(job.test);
+    task_ = std::move(job.task);
     for (const Metric& m : task_.metrics) summed_outputs_.insert({m.sum, m.count});
-    recipe.check_all_read();
-    state_.recipe = recipe.to_text();
-    evaluation_graph_ = kind.evaluation(task_.infer);
+    state_.recipe = job.recipe.empty() ? written_recipe() : std::move(job.recipe);
+    evaluation_graph_ = task_kind(task_.name).evaluation(task_.infer);
+    if (!request_.pool) request_.pool = std::make_shared<ThreadPool>();
     // Read before anything is written: it may stand in the folder that is written over.
     if (!request_.init.empty()) init_ = load_bundle(request_.init);
   }
@@ -73,6 +67,30 @@ class Trainer {
   }
 
  private:
+  // Data from code: what a reader of files would have refused.
+  static void check_data(const TrainJob& job) {
+    if (job.train.size() == 0)
+      throw Error(ErrorCode::invalid_argument, "[train] expected examples to train on, got none");
+    for (const ImageDataset* data : {&job.train, &job.validation, &job.test}) {
+      if (data->size() == 0) continue;
+      check_dataset(*data);
+      check_image_input(job.task.infer, data->height, data->width, data->channels,
+                        "[train] " + data->source);
+      if (data->class_names != job.train.class_names)
+        throw Error(ErrorCode::invalid_argument,
+                    fmt::format("[train] {}: expected the classes of the training data in their "
+                                "order, got others",
+                                data->source));
+    }
+  }
+
+  // What a recipe can say of a job that code has put together.
+  std::string written_recipe() const {
+    std::string text = "[task]\nkind = \"" + task_.name + "\"\n[data]\nkind = \"memory\"\n";
+    text += recipe_section("[train]", options_) + recipe_section("[augment]", augment_);
+    return RecipeTable::parse(text + levels_text(levels_), "the recipe of a job in code").to_text();
+  }
+
   fs::path checkpoint_path() const { return request_.out / kCheckpointFile; }
 
   void prepare_folder() {
@@ -400,7 +418,7 @@ class Trainer {
     save_bundle(request_.out, bundle);
   }
 
-  const TrainRequest& request_;
+  TrainRequest request_;
   TrainOptions options_;
   AugmentOptions augment_;
   Task task_;
@@ -428,8 +446,35 @@ class Trainer {
 
 }  // namespace
 
+TrainJob read_job(RecipeTable& recipe) {
+  TrainJob job;
+  recipe.bind("train", job.options);
+  DataOptions data;
+  recipe.bind("data", data);
+  recipe.bind("augment", job.augment);
+  try {
+    task_kind(recipe);
+    check_train_options(job.options);
+    check_augment(job.augment);
+  } catch (const Error& e) {
+    throw recipe.located(e);
+  }
+  job.train = load_dataset(data, Split::train);
+  if (data.validation > 0) job.validation = load_dataset(data, Split::validation);
+  job.test = load_dataset(data, Split::test);
+  job.task = make_task(recipe, data_info(job.train));
+  job.levels = read_levels(recipe);
+  recipe.check_all_read();
+  job.recipe = recipe.to_text();
+  return job;
+}
+
+TrainResult train(TrainJob job, const TrainRequest& request) {
+  return Trainer(std::move(job), request).run();
+}
+
 TrainResult train(RecipeTable& recipe, const TrainRequest& request) {
-  return Trainer(recipe, request).run();
+  return train(read_job(recipe), request);
 }
 
 }  // namespace fovea

@@ -1,4 +1,4 @@
-// The training loop: from a recipe to a bundle.
+// The training loop: from a recipe, or from what code has made, to a bundle.
 #pragma once
 
 #include <atomic>
@@ -9,7 +9,11 @@
 #include <string>
 
 #include "fovea/base/thread_pool.h"
+#include "fovea/data/augment.h"
+#include "fovea/data/dataset.h"
 #include "fovea/formats/recipe.h"
+#include "fovea/graph/level.h"
+#include "fovea/tasks/task.h"
 #include "fovea/train/options.h"
 
 namespace fovea {
@@ -27,14 +31,30 @@ struct TrainProgress {
   std::map<std::string, double> validation;  // when epoch_done and there is a validation split
 };
 
+// What is trained, how, and on what: what a recipe describes, or code puts together.
+struct TrainJob {
+  Task task;  // its name is that of a task kind: image_classification()
+  TrainOptions options = {};
+  AugmentOptions augment = {};
+  std::vector<LevelOptions> levels = {};  // besides the model as it stands
+  ImageDataset train;
+  ImageDataset validation = {};  // may be empty: the last weights are then the best
+  ImageDataset test = {};        // may be empty: nothing is measured at the end
+  // TOML, for the bundle; empty: written from the above, with data.kind = "memory".
+  std::string recipe = {};
+};
+
+// Loads the data, builds the task. Throws Error for a bad recipe or data set.
+TrainJob read_job(RecipeTable& recipe);
+
 struct TrainRequest {
-  std::filesystem::path out;   // the bundle's folder
-  bool resume = false;         // go on from the checkpoint in it
-  bool overwrite = false;      // throw away what is in it
-  std::filesystem::path init;  // a bundle to take weights from; empty: none
-  std::shared_ptr<ThreadPool> pool;
-  std::function<void(const TrainProgress&)> progress;  // may be empty
-  const std::atomic<bool>* stop = nullptr;             // set: finish the step, save, return
+  std::filesystem::path out;              // the bundle's folder
+  bool resume = false;                    // go on from the checkpoint in it
+  bool overwrite = false;                 // throw away what is in it
+  std::filesystem::path init = {};        // a bundle to take weights from; empty: none
+  std::shared_ptr<ThreadPool> pool = {};  // empty: one of all processors
+  std::function<void(const TrainProgress&)> progress = {};  // may be empty
+  const std::atomic<bool>* stop = nullptr;                  // set: finish the step, save, return
 };
 
 struct TrainResult {
@@ -50,10 +70,12 @@ struct TrainResult {
   int64_t initialised = 0;  // weights taken from request.init
 };
 
-// Trains as the recipe says and writes the bundle to request.out, with its checkpoint beside it,
-// which stays. Throws Error for a bad recipe or data set, for a folder that holds another run, for
-// a loss that is not finite (naming the step and the first node; the last good checkpoint stays),
-// and what saving throws.
+// Trains and writes the bundle to request.out, with its checkpoint beside it, which stays. Throws
+// Error for options or data that do not fit, for a folder that holds another run, for a loss that
+// is not finite (naming the step and the first node; the last good checkpoint stays), and what
+// saving throws.
+TrainResult train(TrainJob job, const TrainRequest& request);
+// The same for read_job(recipe).
 TrainResult train(RecipeTable& recipe, const TrainRequest& request);
 
 }  // namespace fovea

@@ -10,6 +10,9 @@
 #include "fovea/formats/file.h"
 #include "fovea/formats/safetensors.h"
 #include "fovea/formats/test_data.h"
+#include "fovea/graph/ops.h"
+#include "fovea/tasks/image_classification.h"
+#include "fovea/tasks/levels.h"
 #include "fovea/train/checkpoint.h"
 
 namespace fovea {
@@ -218,6 +221,78 @@ TEST_F(TrainerTest, ACheckpointThatIsNoneIsAnError) {
 TEST_F(TrainerTest, AWrongKeyInTheRecipeIsNamedWithTheNearestOne) {
   expect_error(ErrorCode::invalid_argument, "did you mean 'train.weight_decay'",
                [&] { run("out", "weight_decy = 0.1\n"); });
+}
+
+// A job that code has put together: no recipe, a model of its own.
+TrainJob job_in_code(const std::filesystem::path& data) {
+  DataOptions options;
+  options.kind = DataKind::idx;
+  options.dir = data.string();
+  options.classes = {"upper", "left"};
+  options.validation = 16;
+  TrainJob job;
+  job.train = load_dataset(options, Split::train);
+  job.validation = load_dataset(options, Split::validation);
+  job.test = load_dataset(options, Split::test);
+  job.task = image_classification(
+      data_info(job.train), [](Graph& g, Value image, int64_t classes, const BuildContext&) {
+        const Value x = ops::scaled(g, ops::cast(g, image, DType::f32), 1.0 / 255);
+        return ops::linear(g, "head", ops::reshape(g, x, {g.shape(image)[0], 64}), classes);
+      });
+  job.options.epochs = 4;
+  job.options.batch = 16;
+  job.options.learning_rate = 2e-2;
+  return job;
+}
+
+TEST_F(TrainerTest, TrainsAJobThatCodeHasPutTogether) {
+  TrainJob job = job_in_code(folder_ / "data");
+  job.levels = {{"half", 0, {"head.compute=bf16"}}};
+  const TrainResult result = train(std::move(job), {.out = folder_ / "out"});
+  EXPECT_GT(result.test.at("accuracy"), 0.9);
+  EXPECT_EQ(result.parameters, 2 * 64 + 2);
+  // The bundle's recipe holds what a recipe can say, and that the data were given in code.
+  RecipeTable recipe = RecipeTable::parse(load_bundle(folder_ / "out").recipe, "recipe.toml");
+  TrainOptions options;
+  recipe.bind("train", options);
+  EXPECT_EQ(options.epochs, 4);
+  EXPECT_EQ(options.learning_rate, 2e-2);
+  EXPECT_EQ(read_levels(recipe).at(0).set, std::vector<std::string>{"head.compute=bf16"});
+  expect_error(ErrorCode::unsupported, "given in code", [&] { read_job(recipe); });
+}
+
+TEST_F(TrainerTest, AJobInCodeGoesOnWhereItWasStopped) {
+  std::atomic<bool> stop{true};
+  train(job_in_code(folder_ / "data"), {.out = folder_ / "whole"});
+  EXPECT_TRUE(
+      train(job_in_code(folder_ / "data"), {.out = folder_ / "out", .stop = &stop}).interrupted);
+  TrainJob other = job_in_code(folder_ / "data");
+  other.options.learning_rate = 1e-2;
+  expect_error(ErrorCode::invalid_argument, "another recipe",
+               [&] { train(std::move(other), {.out = folder_ / "out", .resume = true}); });
+  train(job_in_code(folder_ / "data"), {.out = folder_ / "out", .resume = true});
+  EXPECT_EQ(weights("out"), weights("whole"));
+}
+
+TEST_F(TrainerTest, RefusesAJobWhoseDataDoNotFit) {
+  const auto refused = [&](ErrorCode code, const char* what, auto&& change) {
+    TrainJob job = job_in_code(folder_ / "data");
+    change(job);
+    expect_error(code, what, [&] { train(std::move(job), {.out = folder_ / "out"}); });
+    EXPECT_FALSE(std::filesystem::exists(folder_ / "out"));
+  };
+  refused(ErrorCode::invalid_argument, "expected examples", [](TrainJob& j) { j.train = {}; });
+  refused(ErrorCode::corrupt, "as many labels", [](TrainJob& j) { j.test.labels.pop_back(); });
+  refused(ErrorCode::invalid_argument, "expected the classes", [](TrainJob& j) {
+    j.validation.class_names = {"left", "upper"};
+  });
+  refused(ErrorCode::invalid_argument, "4", [](TrainJob& j) {
+    j.test.width = 4;
+    j.test.images.resize(j.test.images.size() / 2);
+  });
+  refused(ErrorCode::invalid_argument, "epochs", [](TrainJob& j) { j.options.epochs = 0; });
+  refused(ErrorCode::invalid_argument, "there is no task",
+          [](TrainJob& j) { j.task.name = "image_clasification"; });
 }
 
 }  // namespace
