@@ -2,10 +2,12 @@
 # make test    install what is missing, build, run the unit and kernel tests
 # make bench   install and build the rivals (LibTorch, ONNX Runtime), measure ours, them and the peak
 # make check   what CI leaves out: Clang, the sanitizers, the slow tests
+# make install install the program, the library and its headers below PREFIX (/usr/local), or below DESTDIR/PREFIX
 # make format  format all sources
-.PHONY: demo build test bench check format clean
+.PHONY: demo build test bench check install format clean
 
 JOBS ?= $(shell nproc)
+PREFIX ?= /usr/local
 
 demo:
 	@scripts/setup.sh demo
@@ -31,6 +33,11 @@ bench:
 check:
 	@scripts/setup.sh check
 	@scripts/check.sh $(JOBS)
+
+install:
+	@scripts/setup.sh demo
+	@$(MAKE) --no-print-directory build
+	@DESTDIR="$(DESTDIR)" cmake --install build --prefix "$(PREFIX)" --strip
 
 format:
 	@git ls-files '*.h' '*.cpp' | xargs clang-format-14 -i

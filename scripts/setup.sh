@@ -5,7 +5,7 @@ set -euo pipefail
 
 demo="g++ cmake ninja-build ccache libdnnl-dev libhwy-dev libfmt-dev libtomlplusplus-dev
   nlohmann-json3-dev libcli11-dev libpng-dev libjpeg62-turbo-dev zlib1g-dev dataset-fashion-mnist libonnx-dev libprotobuf-dev"
-test="libgtest-dev clang-format-14"
+test="libgtest-dev clang-format-14 pkgconf"
 check="clang-14 libclang-rt-14-dev"
 bench="libtorch-dev libopenblas0-openmp"
 # Node and npm also come from elsewhere than Debian, in one package.
