@@ -3,8 +3,9 @@
 # make bench   install and build the rivals (LibTorch, ONNX Runtime), measure ours, them and the peak
 # make check   what CI leaves out: Clang, the sanitizers, the slow tests
 # make install install the program, the library and its headers below PREFIX (/usr/local), or below DESTDIR/PREFIX
+# make docs    pages of the public headers, in build/docs/html
 # make format  format all sources
-.PHONY: demo build test bench check install format clean
+.PHONY: demo build test bench check install docs format clean
 
 JOBS ?= $(shell nproc)
 PREFIX ?= /usr/local
@@ -39,8 +40,13 @@ install:
 	@$(MAKE) --no-print-directory build
 	@DESTDIR="$(DESTDIR)" cmake --install build --prefix "$(PREFIX)" --strip
 
+docs:
+	@scripts/setup.sh docs
+	@cmake -S . -B build -G Ninja -DFOVEA_TESTS=OFF >/dev/null
+	@scripts/docs.sh build build/docs
+
 format:
-	@git ls-files '*.h' '*.cpp' | xargs clang-format-14 -i
+	@git ls-files '*.h' '*.cpp' '*.c' | xargs clang-format-14 -i
 
 clean:
 	rm -rf build build-*

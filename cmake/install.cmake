@@ -6,7 +6,7 @@ include(CMakePackageConfigHelpers)
 
 # Headers of a room that only its own sources include. Tests' headers and -inl.h stay here anyway.
 set(private_headers
-    formats/image_codec.h formats/onnx_forms.h formats/onnx_nodes.h
+    formats/image_codec.h formats/onnx_forms.h formats/onnx_nodes.h formats/tensorboard_message.h
     kernels/adamw_step.h kernels/amx.h kernels/amx_emulator.h kernels/attention_short.h
     kernels/attention_short_avx512bf16.h kernels/avx512_bf16.h kernels/dnnl_support.h
     kernels/elementwise_blocks.h kernels/elementwise_scalar.h kernels/hwy_lists.h kernels/hwy_targets.h
@@ -115,7 +115,8 @@ endforeach()
 list(REMOVE_ITEM headers ${private_headers})
 foreach(header ${headers})
   get_filename_component(folder ${header} DIRECTORY)
-  install(FILES fovea/${header} DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}/fovea/${folder})
+  install(FILES fovea/${header} DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}/fovea/${folder}
+          COMPONENT headers)
 endforeach()
 
 install(TARGETS fovea_cli RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR})

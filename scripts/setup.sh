@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
 # Installs the Debian packages that are missing, and nothing else. Usage:
-# scripts/setup.sh [demo|test|bench|check]
+# scripts/setup.sh [demo|test|bench|docs|check]
 set -euo pipefail
 
 demo="g++ cmake ninja-build ccache libdnnl-dev libhwy-dev libfmt-dev libtomlplusplus-dev
   nlohmann-json3-dev libcli11-dev libpng-dev libjpeg62-turbo-dev zlib1g-dev dataset-fashion-mnist libonnx-dev libprotobuf-dev"
-test="libgtest-dev clang-format-14 pkgconf"
+docs="doxygen"
+test="libgtest-dev clang-format-14 pkgconf $docs"
 check="clang-14 libclang-rt-14-dev"
 bench="libtorch-dev libopenblas0-openmp"
 # Node and npm also come from elsewhere than Debian, in one package.
@@ -15,8 +16,9 @@ case "${1:-demo}" in
   demo) wanted="$demo" ;;
   test) wanted="$demo $test" ;;
   bench) wanted="$demo $bench" ;;
+  docs) wanted="$demo $docs" ;;
   check) wanted="$demo $test $check" ;;
-  *) echo "usage: scripts/setup.sh [demo|test|bench|check]" >&2; exit 2 ;;
+  *) echo "usage: scripts/setup.sh [demo|test|bench|docs|check]" >&2; exit 2 ;;
 esac
 
 missing=""

@@ -1,0 +1,310 @@
+// The kernels for C: attention, softmax, norms and linear layers with their gradients, on raw
+// memory. Plain C11; link with -lfovea-kernels (pkg-config fovea-kernels, or Fovea::kernels in
+// CMake).
+//
+// Every kernel has two phases. fovea_X_plan() checks a problem (sizes, types, strides), picks the
+// best kernel for this processor and takes the memory that it needs; fovea_X_run() works on
+// pointers, allocates nothing and gives the same bits for any number of threads. A plan is run by
+// one thread at a time; different plans may run at the same time. Memory that is handed in belongs
+// to the caller and may be of any alignment that its elements have.
+//
+// Functions give FOVEA_OK or say what was wrong; fovea_message() explains it. A run checks that the
+// pointers it needs are there, not where they point to.
+#pragma once
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+// Grows when functions or fields change their meaning or are taken away.
+#define FOVEA_KERNELS_API 1
+
+// What a call came to.
+typedef enum fovea_status {
+  FOVEA_OK = 0,
+  FOVEA_INVALID_ARGUMENT = 1,  // a size, a type, a stride or a pointer is wrong
+  FOVEA_UNSUPPORTED = 2,       // it makes sense, but no kernel does it
+  FOVEA_OUT_OF_MEMORY = 3,     // a plan needs more memory than there is
+  FOVEA_INTERNAL = 4,          // an error of ours
+} fovea_status;
+
+// Element types. FOVEA_BF16 is the upper half of an IEEE single, in uint16_t.
+typedef enum fovea_type { FOVEA_F32 = 0, FOVEA_F64 = 1, FOVEA_BF16 = 2 } fovea_type;
+
+// The library's version, such as "0.1.0".
+const char* fovea_kernels_version(void);
+
+// FOVEA_KERNELS_API of the library that was linked: the same as the header's, or do not go on.
+int fovea_kernels_api(void);
+
+// What was wrong in the last call of this thread that failed, with what was expected; "" if none
+// has failed. Valid until this thread's next call that fails.
+const char* fovea_message(void);
+
+// Threads that the plans share. The thread that calls a run takes part in the work.
+typedef struct fovea_pool fovea_pool;
+
+// A pool of so many threads, the caller counted; 0: as many as the process may use.
+fovea_status fovea_pool_create(int threads, fovea_pool** pool);
+// Its threads end. No plan of the pool may be run after that. NULL is allowed.
+void fovea_pool_destroy(fovea_pool* pool);
+// How many threads work, the caller counted; 0 for NULL.
+int fovea_pool_threads(const fovea_pool* pool);
+
+// ---- Attention (Vaswani et al. 2017, equation 1) ----
+
+// Where element (b, t, h, i) lies: b * batch + t * token + h * head + i, in elements.
+typedef struct fovea_strides {
+  int64_t batch;
+  int64_t token;
+  int64_t head;
+} fovea_strides;
+
+// Softmax(scale q k^T) v for each sequence and head, without the tq x tk matrix in memory. Query
+// head h reads key/value head h / (heads / kv_heads). Query i stands at key position i + tk - tq
+// and sees the keys j with j < key_lengths[b], j <= position if causal, j >= position - window_left
+// and j <= position + window_right where these are not negative. A query that sees no key gives 0,
+// log-sum-exp -infinity and gradient 0.
+typedef struct fovea_attention_problem {
+  fovea_type type;                 // of all arrays; with FOVEA_BF16 the log-sum-exp is f32
+  int64_t batch;                   // sequences
+  int64_t tq;                      // queries in a sequence
+  int64_t tk;                      // keys in a sequence
+  int64_t heads;                   // of queries
+  int64_t kv_heads;                // of keys and values; divides heads
+  int64_t heads_kept;              // query heads from here on give output and gradient 0
+  int64_t head_dim;                // of q and k
+  int64_t value_dim;               // of v and out
+  double scale;                    // of the products of q and k
+  int causal;                      // not 0: no query sees a later key
+  int64_t window_left;             // -1: no limit
+  int64_t window_right;            // -1: no limit
+  fovea_strides q, k, v, out;      // see fovea_attention_dense()
+  fovea_strides dq, dk, dv, dout;  // for the gradient only
+} fovea_attention_problem;
+
+// How the axes of arrays lie: [batch, tokens, heads * dim] or [batch, heads, tokens, dim].
+typedef enum fovea_layout { FOVEA_PACKED = 0, FOVEA_HEAD_MAJOR = 1 } fovea_layout;
+
+// Self-attention of `heads` heads over `tokens` tokens in f32, dense, without mask, with the scale
+// 1 / sqrt(head_dim). Change its fields as needed; after sizes, call fovea_attention_dense().
+fovea_attention_problem fovea_attention_problem_of(int64_t batch, int64_t tokens, int64_t heads,
+                                                   int64_t head_dim, fovea_layout layout);
+// Sets all strides to those of dense arrays of the problem's sizes. NULL is left alone.
+void fovea_attention_dense(fovea_attention_problem* problem, fovea_layout layout);
+
+// The arrays of one run.
+typedef struct fovea_attention_args {
+  const void* q;
+  const void* k;
+  const void* v;
+  void* out;
+  void* lse;                   // dense [batch, heads, tq], for the gradient; NULL: not wanted
+  const int32_t* key_lengths;  // [batch]; NULL: all tk
+} fovea_attention_args;
+
+// A planned attention.
+typedef struct fovea_attention fovea_attention;
+// The pool must outlive the plan.
+fovea_status fovea_attention_plan(const fovea_attention_problem* problem, fovea_pool* pool,
+                                  fovea_attention** plan);
+// Writes out, and lse where it is given.
+fovea_status fovea_attention_run(fovea_attention* plan, const fovea_attention_args* args);
+// The kernel that was picked, such as "hwy_avx2".
+const char* fovea_attention_kernel(const fovea_attention* plan);
+// NULL is allowed.
+void fovea_attention_destroy(fovea_attention* plan);
+
+// The arrays of one run of the gradient.
+typedef struct fovea_attention_backward_args {
+  const void* q;
+  const void* k;
+  const void* v;
+  const void* out;
+  const void* lse;   // as the forward run wrote it
+  const void* dout;  // the gradient that reaches out
+  void* dq;          // this and the next two are overwritten
+  void* dk;
+  void* dv;
+  const int32_t* key_lengths;  // as in the forward run
+} fovea_attention_backward_args;
+
+// A planned gradient of attention.
+typedef struct fovea_attention_backward fovea_attention_backward;
+// The pool must outlive the plan.
+fovea_status fovea_attention_backward_plan(const fovea_attention_problem* problem, fovea_pool* pool,
+                                           fovea_attention_backward** plan);
+// Probabilities are computed again from lse (Dao et al. 2022, algorithm 4).
+fovea_status fovea_attention_backward_run(fovea_attention_backward* plan,
+                                          const fovea_attention_backward_args* args);
+// The kernel that was picked.
+const char* fovea_attention_backward_kernel(const fovea_attention_backward* plan);
+// NULL is allowed.
+void fovea_attention_backward_destroy(fovea_attention_backward* plan);
+
+// ---- Softmax ----
+
+// Over the last axis of dense [rows, cols] arrays of f32 or f64. A row that is wholly -infinity
+// gives zeros (log: -infinity).
+typedef struct fovea_softmax_problem {
+  fovea_type type;
+  int64_t rows;
+  int64_t cols;
+  int log;  // not 0: the logarithm of softmax
+} fovea_softmax_problem;
+
+// A planned softmax.
+typedef struct fovea_softmax fovea_softmax;
+// The pool must outlive the plan.
+fovea_status fovea_softmax_plan(const fovea_softmax_problem* problem, fovea_pool* pool,
+                                fovea_softmax** plan);
+// y may be x.
+fovea_status fovea_softmax_run(fovea_softmax* plan, const void* x, void* y);
+// NULL is allowed.
+void fovea_softmax_destroy(fovea_softmax* plan);
+
+// A planned gradient of softmax.
+typedef struct fovea_softmax_backward fovea_softmax_backward;
+// The pool must outlive the plan.
+fovea_status fovea_softmax_backward_plan(const fovea_softmax_problem* problem, fovea_pool* pool,
+                                         fovea_softmax_backward** plan);
+// y is the result of the forward run; dx may be dy.
+fovea_status fovea_softmax_backward_run(fovea_softmax_backward* plan, const void* y, const void* dy,
+                                        void* dx);
+// NULL is allowed.
+void fovea_softmax_backward_destroy(fovea_softmax_backward* plan);
+
+// ---- Norms ----
+
+// layer_norm (Ba, Kiros and Hinton 2016) or rms_norm (Zhang and Sennrich 2019) over the last axis
+// of dense [rows, cols] arrays of f32 or f64.
+typedef struct fovea_norm_problem {
+  fovea_type type;
+  int64_t rows;
+  int64_t cols;
+  double epsilon;  // added to the variance, or to the mean square; 1e-5 is usual
+  int rms;         // not 0: rms_norm
+} fovea_norm_problem;
+
+// The arrays of one run: y = (x - mean) rstd weight + bias.
+typedef struct fovea_norm_args {
+  const void* x;
+  const void* weight;  // [cols]; NULL: ones
+  const void* bias;    // [cols]; NULL: zeros; rms_norm does not read it
+  void* y;             // may be x
+  void* mean;          // [rows], for the gradient; NULL: not wanted; rms_norm does not write it
+  void* rstd;          // [rows], for the gradient; NULL: not wanted
+} fovea_norm_args;
+
+// A planned norm.
+typedef struct fovea_norm fovea_norm;
+// The pool must outlive the plan.
+fovea_status fovea_norm_plan(const fovea_norm_problem* problem, fovea_pool* pool,
+                             fovea_norm** plan);
+// Writes y, and mean and rstd where they are given.
+fovea_status fovea_norm_run(fovea_norm* plan, const fovea_norm_args* args);
+// NULL is allowed.
+void fovea_norm_destroy(fovea_norm* plan);
+
+// The arrays of one run of the gradient.
+typedef struct fovea_norm_backward_args {
+  const void* x;
+  const void* weight;  // NULL: ones
+  const void* mean;    // as the forward run wrote it; rms_norm does not read it
+  const void* rstd;    // as the forward run wrote it
+  const void* dy;      // the gradient that reaches y
+  void* dx;            // [rows, cols]; this and the next two: NULL if not wanted
+  void* dweight;       // [cols]
+  void* dbias;         // [cols]; rms_norm does not write it
+} fovea_norm_backward_args;
+
+// A planned gradient of a norm.
+typedef struct fovea_norm_backward fovea_norm_backward;
+// The pool must outlive the plan.
+fovea_status fovea_norm_backward_plan(const fovea_norm_problem* problem, fovea_pool* pool,
+                                      fovea_norm_backward** plan);
+// Overwrites dx, dweight and dbias where they are given.
+fovea_status fovea_norm_backward_run(fovea_norm_backward* plan,
+                                     const fovea_norm_backward_args* args);
+// NULL is allowed.
+void fovea_norm_backward_destroy(fovea_norm_backward* plan);
+
+// ---- Linear layers ----
+
+// What a linear layer's result goes through.
+typedef enum fovea_activation {
+  FOVEA_NONE = 0,
+  FOVEA_RELU = 1,
+  FOVEA_SILU = 2,
+  FOVEA_GELU = 3,
+} fovea_activation;
+
+// y [rows, n] = activation(x [rows, k] w^T + bias) + residual, dense. w is [n, k], or [k, n] if
+// transposed: the same weight then gives the gradient of the layer's input.
+typedef struct fovea_linear_problem {
+  fovea_type x_type;  // f64 for all, or f32, or where w is bf16 either f32 or bf16
+  fovea_type w_type;  // f32, f64 or bf16; with bf16 the product is computed in bf16, sums in f32
+  fovea_type y_type;  // as x_type; bias is f64 or f32
+  int64_t rows;
+  int64_t n;
+  int64_t k;
+  int transposed;
+  int bias;      // not 0: there is one
+  int residual;  // not 0: there is one, of y's type
+  fovea_activation activation;
+} fovea_linear_problem;
+
+// The arrays of one run.
+typedef struct fovea_linear_args {
+  const void* x;
+  const void* w;
+  const void* bias;      // [n]
+  const void* residual;  // [rows, n]; may be y
+  void* y;               // lies apart from the other inputs
+} fovea_linear_args;
+
+// A planned linear layer.
+typedef struct fovea_linear fovea_linear;
+// The pool must outlive the plan.
+fovea_status fovea_linear_plan(const fovea_linear_problem* problem, fovea_pool* pool,
+                               fovea_linear** plan);
+// Brings a weight that stays the same into the kernel's own order, for the runs that follow; they
+// must be given the same w and bias. A weight that has changed is packed again. Not needed, but
+// faster.
+fovea_status fovea_linear_pack(fovea_linear* plan, const void* w, const void* bias);
+// Writes y.
+fovea_status fovea_linear_run(fovea_linear* plan, const fovea_linear_args* args);
+// The kernel that was picked, such as "dnnl".
+const char* fovea_linear_kernel(const fovea_linear* plan);
+// NULL is allowed.
+void fovea_linear_destroy(fovea_linear* plan);
+
+// The gradient of a weight: dw [n, k] = dy [rows, n]^T x [rows, k]; with bias db [n], the sum of dy
+// over the rows. All f64, all f32, or dy and x of f32 and bf16, not both f32: dw and db are then
+// f32.
+typedef struct fovea_linear_grad_weight_problem {
+  fovea_type dy_type;
+  fovea_type x_type;
+  int64_t rows;
+  int64_t n;
+  int64_t k;
+  int bias;  // not 0: db is wanted
+} fovea_linear_grad_weight_problem;
+
+// A planned gradient of a weight.
+typedef struct fovea_linear_grad_weight fovea_linear_grad_weight;
+// The pool must outlive the plan.
+fovea_status fovea_linear_grad_weight_plan(const fovea_linear_grad_weight_problem* problem,
+                                           fovea_pool* pool, fovea_linear_grad_weight** plan);
+// Overwrites dw, and db (NULL without bias).
+fovea_status fovea_linear_grad_weight_run(fovea_linear_grad_weight* plan, const void* dy,
+                                          const void* x, void* dw, void* db);
+// NULL is allowed.
+void fovea_linear_grad_weight_destroy(fovea_linear_grad_weight* plan);
+
+#ifdef __cplusplus
+}
+#endif

@@ -1,0 +1,328 @@
+// The kernels' C header, from C: results against sums written out here, gradients against
+// differences, and every kind of refusal. Ends with 1 and says where when something is wrong.
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "fovea/kernels/fovea_kernels.h"
+
+static int failures = 0;
+
+static void check(int holds, const char* what, int line) {
+  if (holds) return;
+  fprintf(stderr, "kernels_c_test.c:%d: %s (message: %s)\n", line, what, fovea_message());
+  ++failures;
+}
+#define CHECK(x) check((x), #x, __LINE__)
+#define NEAR(a, b, tolerance) \
+  check(fabs((double)(a) - (double)(b)) <= (tolerance), #a " near " #b, __LINE__)
+
+static void fill(float* x, int n, unsigned seed) {
+  for (int i = 0; i < n; ++i) {
+    seed = seed * 1664525u + 1013904223u;
+    x[i] = (float)(seed >> 8) / 8388608.0f - 1.0f;
+  }
+}
+
+enum { B = 2, T = 5, H = 2, D = 8, N = B * T * H * D };
+
+// One query row, written out: heads first, [B, H, T, D].
+static void attend(const float* q, const float* k, const float* v, int causal, double* out) {
+  for (int bh = 0; bh < B * H; ++bh)
+    for (int i = 0; i < T; ++i) {
+      double p[T], sum = 0;
+      const int keys = causal ? i + 1 : T;
+      for (int j = 0; j < keys; ++j) {
+        double dot = 0;
+        for (int d = 0; d < D; ++d)
+          dot += (double)q[(bh * T + i) * D + d] * (double)k[(bh * T + j) * D + d];
+        sum += p[j] = exp(dot / sqrt(D));
+      }
+      for (int d = 0; d < D; ++d) {
+        double value = 0;
+        for (int j = 0; j < keys; ++j) value += p[j] / sum * (double)v[(bh * T + j) * D + d];
+        out[(bh * T + i) * D + d] = value;
+      }
+    }
+}
+
+static void test_attention(fovea_pool* pool) {
+  float q[N], k[N], v[N], out[N], lse[B * H * T];
+  fill(q, N, 1);
+  fill(k, N, 2);
+  fill(v, N, 3);
+  for (int causal = 0; causal < 2; ++causal) {
+    fovea_attention_problem problem = fovea_attention_problem_of(B, T, H, D, FOVEA_HEAD_MAJOR);
+    problem.causal = causal;
+    fovea_attention* plan = NULL;
+    CHECK(fovea_attention_plan(&problem, pool, &plan) == FOVEA_OK);
+    fovea_attention_args args = {q, k, v, out, lse, NULL};
+    CHECK(fovea_attention_run(plan, &args) == FOVEA_OK);
+    CHECK(strlen(fovea_attention_kernel(plan)) > 0);
+    double expected[N];
+    attend(q, k, v, causal, expected);
+    for (int i = 0; i < N; ++i) NEAR(out[i], expected[i], 1e-5);
+
+    // The log-sum-exp is not needed for the result.
+    float again[N];
+    args.out = again;
+    args.lse = NULL;
+    CHECK(fovea_attention_run(plan, &args) == FOVEA_OK);
+    CHECK(memcmp(out, again, sizeof out) == 0);
+    fovea_attention_destroy(plan);
+
+    // The gradient of sum(weight * out), against central differences of it.
+    float weight[N], dq[N], dk[N], dv[N];
+    fill(weight, N, 4);
+    fovea_attention_backward* backward = NULL;
+    CHECK(fovea_attention_backward_plan(&problem, pool, &backward) == FOVEA_OK);
+    const fovea_attention_backward_args back = {q, k, v, out, lse, weight, dq, dk, dv, NULL};
+    CHECK(fovea_attention_backward_run(backward, &back) == FOVEA_OK);
+    CHECK(strlen(fovea_attention_backward_kernel(backward)) > 0);
+    fovea_attention_backward_destroy(backward);
+    float* inputs[3] = {q, k, v};
+    const float* gradients[3] = {dq, dk, dv};
+    for (int which = 0; which < 3; ++which)
+      for (int at = 0; at < N; at += 7) {
+        const float kept = inputs[which][at];
+        double sums[2];
+        const float step = 0.01f;
+        for (int side = 0; side < 2; ++side) {
+          inputs[which][at] = kept + (side ? step : -step);
+          double moved[N];
+          attend(q, k, v, causal, moved);
+          sums[side] = 0;
+          for (int i = 0; i < N; ++i) sums[side] += (double)weight[i] * moved[i];
+        }
+        inputs[which][at] = kept;
+        NEAR(gradients[which][at], (sums[1] - sums[0]) / (2 * (double)step), 2e-4);
+      }
+  }
+}
+
+static void test_packed_attention_and_lengths(fovea_pool* pool) {
+  // The same numbers with the heads inside the rows, and with half of the keys hidden.
+  float q[N], k[N], v[N], major[N], packed[N], pq[N], pk[N], pv[N];
+  fill(q, N, 1);
+  fill(k, N, 2);
+  fill(v, N, 3);
+  for (int b = 0; b < B; ++b)
+    for (int h = 0; h < H; ++h)
+      for (int t = 0; t < T; ++t)
+        for (int d = 0; d < D; ++d) {
+          const int from = ((b * H + h) * T + t) * D + d, to = ((b * T + t) * H + h) * D + d;
+          pq[to] = q[from];
+          pk[to] = k[from];
+          pv[to] = v[from];
+        }
+  const int32_t lengths[B] = {T, 2};
+  for (int layout = 0; layout < 2; ++layout) {
+    const fovea_attention_problem problem =
+        fovea_attention_problem_of(B, T, H, D, layout ? FOVEA_HEAD_MAJOR : FOVEA_PACKED);
+    fovea_attention* plan = NULL;
+    CHECK(fovea_attention_plan(&problem, pool, &plan) == FOVEA_OK);
+    const fovea_attention_args args = {
+        layout ? q : pq, layout ? k : pk, layout ? v : pv, layout ? major : packed, NULL, lengths};
+    CHECK(fovea_attention_run(plan, &args) == FOVEA_OK);
+    fovea_attention_destroy(plan);
+  }
+  double all[N];
+  attend(q, k, v, 0, all);
+  int differ = 0;
+  for (int b = 0; b < B; ++b)
+    for (int h = 0; h < H; ++h)
+      for (int t = 0; t < T; ++t)
+        for (int d = 0; d < D; ++d) {
+          const int from = ((b * H + h) * T + t) * D + d, to = ((b * T + t) * H + h) * D + d;
+          NEAR(major[from], packed[to], 1e-6);
+          if (b == 0) NEAR(major[from], all[from], 1e-5);
+          if (b == 1) differ += fabs((double)major[from] - all[from]) > 1e-3;
+        }
+  CHECK(differ > 0);
+}
+
+static void test_softmax(fovea_pool* pool) {
+  enum { ROWS = 3, COLS = 7 };
+  float x[ROWS * COLS], y[ROWS * COLS], dy[ROWS * COLS], dx[ROWS * COLS];
+  fill(x, ROWS * COLS, 5);
+  fill(dy, ROWS * COLS, 6);
+  const fovea_softmax_problem problem = {FOVEA_F32, ROWS, COLS, 0};
+  fovea_softmax* plan = NULL;
+  fovea_softmax_backward* backward = NULL;
+  CHECK(fovea_softmax_plan(&problem, pool, &plan) == FOVEA_OK);
+  CHECK(fovea_softmax_backward_plan(&problem, pool, &backward) == FOVEA_OK);
+  CHECK(fovea_softmax_run(plan, x, y) == FOVEA_OK);
+  CHECK(fovea_softmax_backward_run(backward, y, dy, dx) == FOVEA_OK);
+  for (int r = 0; r < ROWS; ++r) {
+    double sum = 0, dot = 0;
+    for (int c = 0; c < COLS; ++c) sum += exp((double)x[r * COLS + c]);
+    for (int c = 0; c < COLS; ++c) dot += (double)y[r * COLS + c] * (double)dy[r * COLS + c];
+    for (int c = 0; c < COLS; ++c) {
+      const int i = r * COLS + c;
+      NEAR(y[i], exp((double)x[i]) / sum, 1e-6);
+      NEAR(dx[i], (double)y[i] * ((double)dy[i] - dot), 1e-6);
+    }
+  }
+  fovea_softmax_destroy(plan);
+  fovea_softmax_backward_destroy(backward);
+}
+
+static void test_norm(fovea_pool* pool) {
+  enum { ROWS = 4, COLS = 12 };
+  float x[ROWS * COLS], y[ROWS * COLS], dy[ROWS * COLS], dx[ROWS * COLS];
+  float weight[COLS], bias[COLS], mean[ROWS], rstd[ROWS], dweight[COLS], dbias[COLS];
+  fill(x, ROWS * COLS, 7);
+  fill(dy, ROWS * COLS, 8);
+  fill(weight, COLS, 9);
+  fill(bias, COLS, 10);
+  for (int rms = 0; rms < 2; ++rms) {
+    const fovea_norm_problem problem = {FOVEA_F32, ROWS, COLS, 1e-5, rms};
+    fovea_norm* plan = NULL;
+    fovea_norm_backward* backward = NULL;
+    CHECK(fovea_norm_plan(&problem, pool, &plan) == FOVEA_OK);
+    CHECK(fovea_norm_backward_plan(&problem, pool, &backward) == FOVEA_OK);
+    const fovea_norm_args args = {x, weight, rms ? NULL : bias, y, rms ? NULL : mean, rstd};
+    CHECK(fovea_norm_run(plan, &args) == FOVEA_OK);
+    const fovea_norm_backward_args back = {x,  weight, rms ? NULL : mean, rstd,
+                                           dy, dx,     dweight,           rms ? NULL : dbias};
+    CHECK(fovea_norm_backward_run(backward, &back) == FOVEA_OK);
+    double column[COLS] = {0};
+    for (int r = 0; r < ROWS; ++r) {
+      double m = 0, square = 0;
+      for (int c = 0; c < COLS; ++c) m += rms ? 0 : (double)x[r * COLS + c] / COLS;
+      for (int c = 0; c < COLS; ++c) square += pow((double)x[r * COLS + c] - m, 2) / COLS;
+      const double factor = 1 / sqrt(square + 1e-5);
+      double g_mean = 0, gh_mean = 0;
+      for (int c = 0; c < COLS; ++c) {
+        const double h = ((double)x[r * COLS + c] - m) * factor;
+        const double g = (double)dy[r * COLS + c] * (double)weight[c];
+        NEAR(y[r * COLS + c], h * (double)weight[c] + (rms ? 0 : (double)bias[c]), 1e-5);
+        g_mean += rms ? 0 : g / COLS;
+        gh_mean += g * h / COLS;
+        column[c] += (double)dy[r * COLS + c] * h;
+      }
+      for (int c = 0; c < COLS; ++c) {
+        const double h = ((double)x[r * COLS + c] - m) * factor;
+        const double g = (double)dy[r * COLS + c] * (double)weight[c];
+        NEAR(dx[r * COLS + c], factor * (g - g_mean - h * gh_mean), 1e-5);
+      }
+    }
+    for (int c = 0; c < COLS; ++c) NEAR(dweight[c], column[c], 1e-5);
+    fovea_norm_destroy(plan);
+    fovea_norm_backward_destroy(backward);
+  }
+}
+
+static void test_linear(fovea_pool* pool) {
+  enum { ROWS = 6, K = 10, OUT = 4 };
+  float x[ROWS * K], w[OUT * K], bias[OUT], residual[ROWS * OUT], y[ROWS * OUT], packed[ROWS * OUT];
+  fill(x, ROWS * K, 11);
+  fill(w, OUT * K, 12);
+  fill(bias, OUT, 13);
+  fill(residual, ROWS * OUT, 14);
+  const fovea_linear_problem problem = {.x_type = FOVEA_F32,
+                                        .w_type = FOVEA_F32,
+                                        .y_type = FOVEA_F32,
+                                        .rows = ROWS,
+                                        .n = OUT,
+                                        .k = K,
+                                        .bias = 1,
+                                        .residual = 1,
+                                        .activation = FOVEA_RELU};
+  fovea_linear* plan = NULL;
+  CHECK(fovea_linear_plan(&problem, pool, &plan) == FOVEA_OK);
+  fovea_linear_args args = {x, w, bias, residual, y};
+  CHECK(fovea_linear_run(plan, &args) == FOVEA_OK);
+  CHECK(strlen(fovea_linear_kernel(plan)) > 0);
+  for (int r = 0; r < ROWS; ++r)
+    for (int n = 0; n < OUT; ++n) {
+      double h = (double)bias[n];
+      for (int i = 0; i < K; ++i) h += (double)x[r * K + i] * (double)w[n * K + i];
+      NEAR(y[r * OUT + n], fmax(h, 0) + (double)residual[r * OUT + n], 1e-5);
+    }
+  CHECK(fovea_linear_pack(plan, w, bias) == FOVEA_OK);
+  args.y = packed;
+  CHECK(fovea_linear_run(plan, &args) == FOVEA_OK);
+  for (int i = 0; i < ROWS * OUT; ++i) NEAR(packed[i], y[i], 1e-6);
+  args.residual = NULL;
+  CHECK(fovea_linear_run(plan, &args) == FOVEA_INVALID_ARGUMENT);
+  CHECK(strstr(fovea_message(), "residual") != NULL);
+  fovea_linear_destroy(plan);
+
+  const fovea_linear_grad_weight_problem gradient = {FOVEA_F32, FOVEA_F32, ROWS, OUT, K, 1};
+  fovea_linear_grad_weight* grad = NULL;
+  float dw[OUT * K], db[OUT];
+  CHECK(fovea_linear_grad_weight_plan(&gradient, pool, &grad) == FOVEA_OK);
+  CHECK(fovea_linear_grad_weight_run(grad, residual, x, dw, db) == FOVEA_OK);
+  for (int n = 0; n < OUT; ++n) {
+    double sum = 0;
+    for (int r = 0; r < ROWS; ++r) sum += (double)residual[r * OUT + n];
+    NEAR(db[n], sum, 1e-5);
+    for (int i = 0; i < K; ++i) {
+      double product = 0;
+      for (int r = 0; r < ROWS; ++r)
+        product += (double)residual[r * OUT + n] * (double)x[r * K + i];
+      NEAR(dw[n * K + i], product, 1e-5);
+    }
+  }
+  CHECK(fovea_linear_grad_weight_run(grad, residual, x, dw, NULL) == FOVEA_INVALID_ARGUMENT);
+  fovea_linear_grad_weight_destroy(grad);
+}
+
+static void test_refusals(fovea_pool* pool) {
+  fovea_attention* plan = (fovea_attention*)&failures;
+  fovea_attention_problem problem = fovea_attention_problem_of(1, 4, 3, 8, FOVEA_PACKED);
+  problem.kv_heads = 2;
+  CHECK(fovea_attention_plan(&problem, pool, &plan) == FOVEA_INVALID_ARGUMENT);
+  CHECK(plan == NULL);
+  CHECK(strstr(fovea_message(), "multiple of kv_heads") != NULL);
+  CHECK(fovea_attention_plan(NULL, pool, &plan) == FOVEA_INVALID_ARGUMENT);
+  CHECK(strstr(fovea_message(), "expected a problem") != NULL);
+  CHECK(fovea_attention_plan(&problem, NULL, &plan) == FOVEA_INVALID_ARGUMENT);
+  CHECK(fovea_attention_plan(&problem, pool, NULL) == FOVEA_INVALID_ARGUMENT);
+  problem = fovea_attention_problem_of(1, 4, 2, 8, FOVEA_PACKED);
+  problem.type = (fovea_type)9;
+  CHECK(fovea_attention_plan(&problem, pool, &plan) == FOVEA_INVALID_ARGUMENT);
+  CHECK(strstr(fovea_message(), "fovea_type, got 9") != NULL);
+  fovea_attention_dense(&problem, FOVEA_HEAD_MAJOR);
+  fovea_attention_dense(NULL, FOVEA_PACKED);
+
+  const fovea_softmax_problem bf16 = {FOVEA_BF16, 2, 2, 0};
+  fovea_softmax* softmax = NULL;
+  CHECK(fovea_softmax_plan(&bf16, pool, &softmax) == FOVEA_UNSUPPORTED);
+  const fovea_softmax_problem negative = {FOVEA_F32, -1, 2, 0};
+  CHECK(fovea_softmax_plan(&negative, pool, &softmax) == FOVEA_INVALID_ARGUMENT);
+  const fovea_norm_problem epsilon = {FOVEA_F32, 1, 2, NAN, 0};
+  fovea_norm* norm = NULL;
+  CHECK(fovea_norm_plan(&epsilon, pool, &norm) == FOVEA_INVALID_ARGUMENT);
+  fovea_linear* linear = NULL;
+  const fovea_linear_problem types = {
+      .x_type = FOVEA_F64, .w_type = FOVEA_F32, .y_type = FOVEA_F32, .rows = 1, .n = 1, .k = 1};
+  CHECK(fovea_linear_plan(&types, pool, &linear) == FOVEA_INVALID_ARGUMENT);
+
+  fovea_pool* none = NULL;
+  CHECK(fovea_pool_create(-1, &none) == FOVEA_INVALID_ARGUMENT);
+  CHECK(none == NULL);
+  CHECK(fovea_pool_create(1, NULL) == FOVEA_INVALID_ARGUMENT);
+  CHECK(fovea_pool_threads(NULL) == 0);
+  fovea_pool_destroy(NULL);
+  fovea_attention_destroy(NULL);
+}
+
+int main(void) {
+  CHECK(fovea_kernels_api() == FOVEA_KERNELS_API);
+  CHECK(strchr(fovea_kernels_version(), '.') != NULL);
+  CHECK(strcmp(fovea_message(), "") == 0);
+  fovea_pool* pool = NULL;
+  if (fovea_pool_create(2, &pool) != FOVEA_OK) return 1;
+  CHECK(fovea_pool_threads(pool) == 2);
+  test_attention(pool);
+  test_packed_attention_and_lengths(pool);
+  test_softmax(pool);
+  test_norm(pool);
+  test_linear(pool);
+  test_refusals(pool);
+  fovea_pool_destroy(pool);
+  return failures == 0 ? 0 : 1;
+}
