@@ -41,6 +41,7 @@ struct Options {
   int64_t rounds = 11;
   std::optional<int64_t> threads;
   bool without_rivals = false;
+  bool quiet = false;
   bool json = false;
 };
 
@@ -382,6 +383,35 @@ std::vector<RivalProgram> rivals_of(const Options& o) {
   return installed;
 }
 
+void declare(Arguments& arguments, Options& o) {
+  arguments.positional("attention|train|infer", o.kind, "What to measure");
+  arguments.option("--only", o.only, "TEXT", "Only problems whose name holds this");
+  arguments.option("--rounds", o.rounds, 1, 100000, "Rounds to take the medians of");
+  arguments.option("--kernel", o.kernel, "NAME", "Kernel of attention instead of the first");
+  arguments.option("--rivals", o.rivals, "DIR", "Where make bench put the rivals [build-bench]");
+  arguments.flag("--without-rivals", o.without_rivals, "Ours and the peak only");
+  arguments.threads(o.threads, "0 for train, 1 for the others");
+  arguments.quiet(o.quiet);
+  arguments.json(o.json);
+}
+
+int run(const Call&, Options& o) {
+  const std::vector<BenchCase> cases = cases_of(o);
+  const std::vector<RivalProgram> rivals = rivals_of(o);
+  const std::shared_ptr<ThreadPool> pool = make_pool(o.threads.value_or(o.kind == "train" ? 0 : 1));
+  Progress progress(stderr, o.quiet ? std::optional(false) : std::nullopt);
+  for (const BenchCase& problem : cases) {
+    progress.update(0, problem.name);
+    Result result = prepare(problem, rivals, pool);
+    measure(result, o.rounds, *pool, progress);
+    if (o.json)
+      print_as_json(result);
+    else
+      print_as_text(result);
+  }
+  return 0;
+}
+
 }  // namespace
 
 double median(std::vector<double> values) {
@@ -403,37 +433,18 @@ std::vector<double> time_runs(int64_t runs, const std::function<void()>& run) {
   return times;
 }
 
-int bench_verb(const Call& call) {
-  Options o;
-  Arguments arguments(
-      "bench",
-      "Measures attention kernels, a training step or inference of a small vision\ntransformer, in "
-      "turns with LibTorch, ONNX Runtime and the peak of the processor.\nAll results are compared "
-      "first. A row's \"x ours\" says how many times as long as\nours it takes.");
-  arguments.positional("attention|train|infer", o.kind, "What to measure");
-  arguments.option("--only", o.only, "TEXT", "Only problems whose name holds this");
-  arguments.option("--rounds", o.rounds, 1, 100000, "Rounds to take the medians of");
-  arguments.option("--threads", o.threads, 1, 1024, "Threads [all for train, 1 for the others]");
-  arguments.option("--kernel", o.kernel, "NAME", "Kernel of attention instead of the first");
-  arguments.option("--rivals", o.rivals, "DIR", "Where make bench put the rivals [build-bench]");
-  arguments.flag("--without-rivals", o.without_rivals, "Ours and the peak only");
-  arguments.flag("--json", o.json, "A line of JSON for each row");
-  if (!arguments.parse(call.arguments)) return 0;
-
-  const std::vector<BenchCase> cases = cases_of(o);
-  const std::vector<RivalProgram> rivals = rivals_of(o);
-  const std::shared_ptr<ThreadPool> pool = make_pool(o.threads.value_or(o.kind == "train" ? 0 : 1));
-  Progress progress(stderr);
-  for (const BenchCase& problem : cases) {
-    progress.update(0, problem.name);
-    Result result = prepare(problem, rivals, pool);
-    measure(result, o.rounds, *pool, progress);
-    if (o.json)
-      print_as_json(result);
-    else
-      print_as_text(result);
-  }
-  return 0;
+Verb bench_verb() {
+  return {
+      .name = "bench",
+      .summary = "attention, train or infer against other runtimes",
+      .description =
+          "Measures attention kernels, a training step or inference of a small vision "
+          "transformer, in turns with LibTorch, ONNX Runtime and the peak of the processor. "
+          "All results are compared first. A row's \"x ours\" says how many times as long as "
+          "ours it takes.\nWith --json it prints a line of JSON for each row.",
+      .examples = {{"fovea bench infer --without-rivals", "ours and the peak"},
+                   {"fovea bench attention --only N49 --json", "problems whose name holds N49"}},
+      .declare = with_options<Options>(declare, run)};
 }
 
 }  // namespace fovea::cli

@@ -13,16 +13,11 @@
 namespace fovea::cli {
 
 Precision precision_named(const std::string& text) {
-  if (text.empty()) return Precision::f32;
   const auto names = enum_names(Precision{});
   for (size_t i = 0; i < names.size(); ++i)
     if (names[i] == text) return static_cast<Precision>(i);
   throw Error(ErrorCode::invalid_argument,
               fmt::format("[--precision] expected {}, got '{}'", fmt::join(names, ", "), text));
-}
-
-void add_threads(Arguments& arguments, int64_t& threads) {
-  arguments.option("--threads", threads, 0, 1024, "Threads to work with; 0: one a processor");
 }
 
 std::shared_ptr<ThreadPool> make_pool(int64_t threads) {
@@ -100,8 +95,8 @@ std::shared_ptr<VariableStore> Model::variables() const {
 }
 
 void add_run_options(Arguments& arguments, RunOptions& options) {
-  arguments.option("--level", options.level, "NAME", "A level that the recipe names, or full");
-  arguments.option("--precision", options.precision, "TYPE", "Of the products: f32, bf16 or auto");
+  arguments.option("--level", options.level, "LEVEL", "A level that the recipe names, or full");
+  arguments.option("--precision", options.precision, "What the products compute in");
 }
 
 const LevelOptions* Model::level(const std::string& name) const {
@@ -117,7 +112,7 @@ Graph Model::compiled(const Graph& graph, const RunOptions& options,
     level = make_level(*named, graph);
     context.level = &level;
   }
-  context.bf16 = in_bf16(precision_named(options.precision));
+  context.bf16 = in_bf16(options.precision.value_or(Precision::f32));
   if (bundle_) context.weights = frozen_weights(*bundle_);
   return compile(graph, context, disabled, reports);
 }
@@ -135,15 +130,6 @@ Evaluation Model::evaluate(Split split, int64_t batch, std::shared_ptr<ThreadPoo
   Evaluator evaluator(compiled(graph, options), kind_->metrics(), std::make_shared<VariableStore>(),
                       std::move(pool));
   return evaluator.run(dataset, batch);
-}
-
-Split split_named(const std::string& text) {
-  const auto names = enum_names(Split{});
-  for (size_t i = 0; i < names.size(); ++i)
-    if (names[i] == text) return static_cast<Split>(i);
-  throw Error(ErrorCode::invalid_argument,
-              fmt::format("[eval] there is no split '{}'{} (splits: {})", text,
-                          did_you_mean(text, names), fmt::join(names, ", ")));
 }
 
 void print_json(const Json& json) { fmt::print("{}\n", json.text()); }

@@ -20,14 +20,14 @@
 
 namespace fovea::cli {
 
-// Declares --threads. 0: as many as the process may use.
-void add_threads(Arguments& arguments, int64_t& threads);
+// 0: as many as the process may use.
 std::shared_ptr<ThreadPool> make_pool(int64_t threads);
 
 // How a model is to run.
 struct RunOptions {
   std::string level = "full";
-  std::string precision = "f32";
+  std::optional<Precision> precision =
+      Precision::f32;  // nothing: f32, or what the recipe trains with
 };
 // Declares --level and --precision.
 void add_run_options(Arguments& arguments, RunOptions& options);
@@ -84,10 +84,8 @@ class Model {
   std::optional<Task> task_;
 };
 
-// "f32", "bf16" or "auto"; throws Error for anything else. Empty: f32.
+// "f32", "bf16" or "auto"; throws Error for anything else.
 Precision precision_named(const std::string& text);
-// Throws Error with the nearest name when there is no such split.
-Split split_named(const std::string& text);
 
 // With a line break behind, to standard output.
 void print_json(const Json& json);

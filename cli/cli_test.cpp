@@ -18,31 +18,6 @@ TEST_F(Cli, VersionIsOneLine) {
   EXPECT_EQ(std::count(f.out.begin(), f.out.end(), '\n'), 1);
 }
 
-TEST_F(Cli, AloneItShowsOneScreenWithAllVerbs) {
-  const Finished f = run({});
-  EXPECT_EQ(f.code, 0);
-  EXPECT_LE(std::count(f.out.begin(), f.out.end(), '\n'), 24);
-  for (const char* verb :
-       {"train", "eval", "predict", "export", "profile", "graph", "diff", "bench", "doctor"})
-    EXPECT_NE(f.out.find(std::string("\n  ") + verb), std::string::npos) << verb;
-  EXPECT_EQ(run({"--help"}).out, f.out);
-}
-
-TEST_F(Cli, EachVerbExplainsItself) {
-  for (const char* verb :
-       {"train", "eval", "predict", "export", "profile", "graph", "diff", "bench", "doctor"}) {
-    const Finished f = run({verb, "--help"});
-    EXPECT_EQ(f.code, 0) << f.err;
-    EXPECT_NE(f.out.find(std::string("fovea ") + verb), std::string::npos) << f.out;
-    EXPECT_EQ(f.err, "");
-  }
-}
-
-TEST_F(Cli, TheHelpOfTrainNamesTheExitCodes) {
-  const Finished f = run({"train", "--help"});
-  EXPECT_NE(f.out.find("130 after Ctrl-C"), std::string::npos) << f.out;
-}
-
 TEST_F(Cli, AnExportSaysWhereTo) { expect_error(run({"export", "m"}), {"--onnx"}); }
 
 TEST_F(Cli, AnUnknownVerbIsAnErrorWithTheNearest) {

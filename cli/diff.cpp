@@ -42,7 +42,7 @@ Way parse_way(const std::string& text) {
                               fmt::join(kKeys, ", "), item, did_you_mean(key, kKeys)));
     const std::string value(item.substr(equals + 1));
     if (key == "level") way.run.level = value;
-    if (key == "precision") way.run.precision = value;
+    if (key == "precision") way.run.precision = precision_named(value);
     if (key == "kernel") way.kernels += (way.kernels.empty() ? "" : ",") + value;
     if (key == "disable-pass") way.disabled.push_back(value);
   }
@@ -96,10 +96,10 @@ std::vector<double> numbers_of(DType dtype, std::span<const std::byte> bytes) {
   return out;
 }
 
-Results run(Model& model, const Way& way, int64_t batch, const std::shared_ptr<ThreadPool>& pool) {
+Results results_of(Model& model, const Way& way, int64_t batch, uint64_t seed,
+                   const std::shared_ptr<ThreadPool>& pool) {
   const KernelChoice kernels =
       way.kernels.empty() ? KernelChoice::from_environment() : KernelChoice::parse(way.kernels);
-  const auto seed = static_cast<uint64_t>(model.train_options().seed);
   Session session(model.compiled(model.inference(), way.run, way.disabled),
                   std::make_shared<VariableStore>(), pool, {.seed = seed, .kernels = kernels});
   Execution& execution = session.prepare({{"B", batch}});
@@ -208,46 +208,65 @@ void print_as_table(const Comparison& c, const Way& a, const Way& b, const Diffe
     fmt::print("No relative difference above {:g}.\n", tolerance);
 }
 
-}  // namespace
-
-int diff_verb(const Call& call) {
+struct Options {
   std::string path, text_a, text_b;
   std::vector<std::string> overrides;
   int64_t batch = 1, threads = 0;
+  std::optional<int64_t> seed;
   double tolerance = 1e-5;
   bool json = false;
-  Arguments arguments(
-      "diff",
-      "Runs a model in two ways on the same images and shows, node by node, where the results "
-      "part.\nA way is KEY=VALUE,... with the keys level, precision, kernel (FAMILY=NAME, as in "
-      "doctor)\nand disable-pass. Example: --b precision=bf16 or --b kernel=attention=ref");
-  arguments.positional("BUNDLE|RECIPE", path, "Folder of a model, or a recipe");
-  arguments.option("--a", text_a, "WAY", "The first way; nothing: as the model stands");
-  arguments.option("--b", text_b, "WAY", "The second way");
-  arguments.option("--tolerance", tolerance, 0.0, 1e9, "Relative difference that counts as apart");
-  arguments.option("--batch", batch, 1, 65536, "Images at a time");
-  arguments.repeated("--set", overrides, "KEY=VALUE", "Change a value of the recipe");
-  add_threads(arguments, threads);
-  arguments.flag("--json", json, "The result as JSON");
-  if (!arguments.parse(call.arguments)) return 0;
-  if (text_a == text_b)
+};
+
+void declare(Arguments& arguments, Options& o) {
+  arguments.positional("BUNDLE|RECIPE", o.path, "Folder of a model, or a recipe");
+  arguments.option("--a", o.text_a, "WAY", "The first way; nothing: as the model stands");
+  arguments.option("--b", o.text_b, "WAY", "The second way");
+  arguments.option("--tolerance", o.tolerance, 0.0, 1e9,
+                   "Relative difference that counts as apart");
+  arguments.option("--batch", o.batch, 1, 65536, "Images at a time");
+  arguments.repeated("--set", o.overrides, "KEY=VALUE", "Change a value of the recipe");
+  arguments.seed(o.seed);
+  arguments.threads(o.threads);
+  arguments.json(o.json);
+}
+
+int run(const Call&, Options& o) {
+  if (o.text_a == o.text_b)
     throw Error(ErrorCode::invalid_argument,
                 "[diff] expected two ways that differ, got the same twice (such as --b "
                 "precision=bf16)");
 
-  const Way a = parse_way(text_a), b = parse_way(text_b);
-  Model model = Model::open(path, overrides);
-  const std::shared_ptr<ThreadPool> pool = make_pool(threads);
-  const Results of_a = run(model, a, batch, pool), of_b = run(model, b, batch, pool);
+  const Way a = parse_way(o.text_a), b = parse_way(o.text_b);
+  Model model = Model::open(o.path, o.overrides);
+  const auto seed = static_cast<uint64_t>(o.seed.value_or(model.train_options().seed));
+  const std::shared_ptr<ThreadPool> pool = make_pool(o.threads);
+  const Results of_a = results_of(model, a, o.batch, seed, pool),
+                of_b = results_of(model, b, o.batch, seed, pool);
   const Comparison c = compare(of_a, of_b);
-  const auto apart = std::find_if(c.rows.begin(), c.rows.end(),
-                                  [&](const Difference& d) { return !(d.relative <= tolerance); });
+  const auto apart = std::find_if(c.rows.begin(), c.rows.end(), [&](const Difference& d) {
+    return !(d.relative <= o.tolerance);
+  });
   const Difference* first = apart == c.rows.end() ? nullptr : &*apart;
-  if (json)
+  if (o.json)
     print_as_json(c, a, b, first);
   else
-    print_as_table(c, a, b, first, tolerance);
+    print_as_table(c, a, b, first, o.tolerance);
   return 0;
+}
+
+}  // namespace
+
+Verb diff_verb() {
+  return {.name = "diff",
+          .summary = "run in two ways, show where the results part",
+          .description =
+              "Runs a model in two ways on the same images and shows, node by node, where the "
+              "results part.\nA way is KEY=VALUE,... with the keys level, precision, kernel "
+              "(FAMILY=NAME, as in doctor) and disable-pass.",
+          .examples = {{"fovea diff runs/demo --b precision=bf16", "what bf16 costs in accuracy"},
+                       {"fovea diff runs/demo --b kernel=attention=ref",
+                        "whether the fast kernels agree with the plain ones"}},
+          .declare = with_options<Options>(declare, run)};
 }
 
 }  // namespace fovea::cli

@@ -143,24 +143,32 @@ void print_as_text(const Report& r) {
   }
 }
 
-}  // namespace
-
-int doctor_verb(const Call& call) {
+struct Options {
   bool json = false;
-  Arguments arguments(
-      "doctor",
-      "Shows what the processor offers, which kernels will be used, the libraries, and "
-      "the data sets\nthat are installed. FOVEA_FORCE_KERNEL=family=kernel, more behind commas, "
-      "forces "
-      "kernels of\nthe families that it lists.");
-  arguments.flag("--json", json, "The result as JSON");
-  if (!arguments.parse(call.arguments)) return 0;
+};
+
+void declare(Arguments& arguments, Options& o) { arguments.json(o.json); }
+
+int run(const Call&, Options& o) {
   const Report report = examine();
-  if (json)
+  if (o.json)
     print_as_json(report);
   else
     print_as_text(report);
   return 0;
+}
+
+}  // namespace
+
+Verb doctor_verb() {
+  return {.name = "doctor",
+          .summary = "processor, kernels, libraries, data sets",
+          .description =
+              "Shows what the processor offers, which kernels will be used, the libraries, and the "
+              "data sets that are installed. FOVEA_FORCE_KERNEL=family=kernel, more behind commas, "
+              "forces kernels of the families that it lists.",
+          .examples = {{"fovea doctor", "the first thing to send with a report of a fault"}},
+          .declare = with_options<Options>(declare, run)};
 }
 
 }  // namespace fovea::cli

@@ -37,7 +37,7 @@ Row measure(Model& model, Split split, int64_t batch, const std::shared_ptr<Thre
   return row;
 }
 
-void print_as_json(const Model& model, const std::string& split, const RunOptions& options,
+void print_as_json(const Model& model, std::string_view split, const RunOptions& options,
                    const std::vector<Row>& rows) {
   Json levels = Json::array();
   for (const Row& row : rows) {
@@ -55,14 +55,14 @@ void print_as_json(const Model& model, const std::string& split, const RunOption
       .set("split", split)
       .set("examples", asked.examples)
       .set("level", rows.back().level)
-      .set("precision", options.precision)
+      .set("precision", enum_name(options.precision.value_or(Precision::f32)))
       .set("metrics", asked.metrics)
       .set("examples_per_second", asked.examples_per_second)
       .set("levels", std::move(levels));
   print_json(out);
 }
 
-void print_as_table(const std::string& split, const std::vector<Row>& rows) {
+void print_as_table(std::string_view split, const std::vector<Row>& rows) {
   size_t width = 5;
   for (const Row& row : rows) width = std::max(width, row.level.size());
   fmt::print("{:<{}}", "level", width);
@@ -77,42 +77,55 @@ void print_as_table(const std::string& split, const std::vector<Row>& rows) {
   fmt::print("{} images of {}\n", rows[0].evaluation.examples, split);
 }
 
-}  // namespace
-
-int eval_verb(const Call& call) {
-  std::string path, split_name = "test";
+struct Options {
+  std::string path;
+  Split split = Split::test;
   int64_t batch = 256, threads = 0;
-  RunOptions options;
+  RunOptions run;
   bool json = false;
-  Arguments arguments("eval",
-                      "Measures a trained model on the data set that its recipe names: how good it "
-                      "is, and what\nit costs. With --level, that level beside the full model; "
-                      "--level all shows every one.");
-  arguments.positional("BUNDLE", path, "Folder of the model");
-  arguments.option("--split", split_name, "NAME", "train, validation or test");
-  arguments.option("--batch", batch, 1, 65536, "Images at a time");
-  add_run_options(arguments, options);
-  add_threads(arguments, threads);
-  arguments.flag("--json", json, "The result as JSON");
-  if (!arguments.parse(call.arguments)) return 0;
+};
 
-  const Split split = split_named(split_name);
-  Model model = Model::open_bundle(path);
+void declare(Arguments& arguments, Options& o) {
+  arguments.positional("BUNDLE", o.path, "Folder of the model");
+  arguments.option("--split", o.split, "Which part of the data set");
+  arguments.option("--batch", o.batch, 1, 65536, "Images at a time");
+  add_run_options(arguments, o.run);
+  arguments.threads(o.threads);
+  arguments.json(o.json);
+}
+
+int run(const Call&, Options& o) {
+  Model model = Model::open_bundle(o.path);
   std::vector<std::string> names = {std::string(kFullLevel)};
-  if (options.level == "all") {
+  if (o.run.level == "all") {
     for (const LevelOptions& level : model.levels()) names.push_back(level.name);
-  } else if (model.level(options.level)) {
-    names.push_back(options.level);
+  } else if (model.level(o.run.level)) {
+    names.push_back(o.run.level);
   }
-  const std::shared_ptr<ThreadPool> pool = make_pool(threads);
+  const std::shared_ptr<ThreadPool> pool = make_pool(o.threads);
   std::vector<Row> rows;
   for (const std::string& name : names)
-    rows.push_back(measure(model, split, batch, pool, {name, options.precision}));
-  if (json)
-    print_as_json(model, split_name, options, rows);
+    rows.push_back(measure(model, o.split, o.batch, pool, {name, o.run.precision}));
+  if (o.json)
+    print_as_json(model, enum_name(o.split), o.run, rows);
   else
-    print_as_table(split_name, rows);
+    print_as_table(enum_name(o.split), rows);
   return 0;
+}
+
+}  // namespace
+
+Verb eval_verb() {
+  return {.name = "eval",
+          .summary = "measure a model, its levels too, on its data set",
+          .description =
+              "Measures a trained model on the data set that its recipe names: how good "
+              "it is, and what it costs. With --level, that level beside the full "
+              "model; --level all shows every one.",
+          .examples = {{"fovea eval runs/demo --level all", "what each level is worth"},
+                       {"fovea eval runs/demo --precision bf16",
+                        "what computing in bf16 changes; compare the speed"}},
+          .declare = with_options<Options>(declare, run)};
 }
 
 }  // namespace fovea::cli

@@ -1,4 +1,4 @@
-// The program `fovea`: a table of verbs, and how every one of them ends.
+// The program `fovea`: how a verb is found, and how every one of them ends.
 #include <errno.h>
 #include <fmt/format.h>
 #include <signal.h>
@@ -11,10 +11,11 @@
 #include <system_error>
 #include <vector>
 
+#include "cli/help.h"
 #include "cli/verbs.h"
 #include "fovea/base/build_info.h"
 #include "fovea/base/error.h"
-#include "fovea/base/text.h"
+#include "fovea/base/terminal.h"
 
 namespace fovea::cli {
 
@@ -22,72 +23,29 @@ namespace {
 
 constexpr int kErrorExit = 2;
 
-struct Verb {
-  std::string_view name;
-  std::string_view arguments;
-  std::string_view summary;
-  int (*run)(const Call&);
-};
-
-// Verbs by what people want, in the order in which they want it.
-struct VerbGroup {
-  std::string_view title;
-  std::vector<Verb> verbs;
-};
-
-std::vector<VerbGroup> verb_groups() {
-  return {
-      {"Make a model", {{"train", "RECIPE", "train a model as a recipe says", train_verb}}},
-      {"Use a model",
-       {{"predict", "BUNDLE FILE...", "name the classes of PNG and JPEG files", predict_verb},
-        {"eval", "BUNDLE", "measure a model, its levels too, on its data set", eval_verb},
-        {"export", "BUNDLE", "write a model as an ONNX file, for other runtimes", export_verb}}},
-      {"Look inside",
-       {{"profile", "BUNDLE|RECIPE", "show where time and memory go, node by node", profile_verb},
-        {"graph", "BUNDLE|RECIPE", "print the graph, before and after the passes", graph_verb},
-        {"diff", "BUNDLE|RECIPE", "run in two ways, show where the results part", diff_verb}}},
-      {"See what this machine can do",
-       {{"bench", "WHAT", "attention, train or infer against other runtimes", bench_verb},
-        {"doctor", "", "processor, kernels, libraries, data sets", doctor_verb}}},
-  };
-}
-
-void print_help() {
-  fmt::print("fovea {} - attention models inside a budget\n\nUsage: fovea VERB [options]\n",
-             version());
-  for (const VerbGroup& group : verb_groups()) {
-    fmt::print("\n{}\n", group.title);
-    for (const Verb& verb : group.verbs)
-      fmt::print("  {:<24} {}\n", fmt::format("{} {}", verb.name, verb.arguments), verb.summary);
-  }
-  fmt::print(
-      "\nfovea VERB --help explains a verb, fovea --version says which version this is.\n"
-      "Begin with: fovea train recipes/fashion_mnist.toml\n");
-}
-
 int run(const std::string& program, const std::vector<std::string>& words) {
-  if (words.empty() || words[0] == "--help" || words[0] == "-h" || words[0] == "help") {
-    print_help();
+  if (words.empty() || words[0] == "--help" || words[0] == "-h") {
+    fmt::print("{}", overview(layout_of_output()));
     return 0;
   }
   if (words[0] == "--version") {
     fmt::print("fovea {}\n", version());
     return 0;
   }
-  std::vector<std::string_view> names;
-  for (const VerbGroup& group : verb_groups())
-    for (const Verb& verb : group.verbs) {
-      if (verb.name == words[0]) return verb.run({program, std::span(words).subspan(1)});
-      names.push_back(verb.name);
-    }
-  throw Error(ErrorCode::invalid_argument,
-              fmt::format("there is no verb '{}'{} (verbs: {})", words[0],
-                          did_you_mean(words[0], names), fmt::join(names, ", ")));
+  const Verb& verb = verb_named(words[0]);
+  Arguments arguments(verb.name);
+  const Verb::Action action = verb.declare(arguments);
+  if (!arguments.parse(std::span(words).subspan(1))) {
+    fmt::print("{}", verb_help(verb, layout_of_output()));
+    return 0;
+  }
+  return action({program});
 }
 
 int fail(std::string message) {
   std::replace(message.begin(), message.end(), '\n', ' ');
-  std::fprintf(stderr, "fovea: %s\n", message.c_str());
+  const std::string name = inked("fovea:", Ink::red, takes_colours(stderr));
+  std::fprintf(stderr, "%s %s\n", name.c_str(), message.c_str());
   return kErrorExit;
 }
 

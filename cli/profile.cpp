@@ -174,7 +174,7 @@ struct Planned {
 std::vector<Planned> step_graphs(Model& model, const RunOptions& run,
                                  const std::vector<std::string>& disabled, int64_t batch) {
   TrainOptions options = model.train_options();
-  if (!run.precision.empty()) options.precision = precision_named(run.precision);
+  options.precision = run.precision.value_or(options.precision);
   options.batch = batch * options.accumulate;  // what the memory is planned for
   const auto step = [&](StepPart part) {
     return make_step(model.task(), options,
@@ -205,52 +205,51 @@ void write_trace(const std::string& path, const Result& r,
   write_file_atomically(path, trace.text());
 }
 
-}  // namespace
-
-int profile_verb(const Call& call) {
-  Result r;
-  std::optional<int64_t> batch;
-  int64_t threads = 0;
+struct Options {
+  std::string path, trace;
+  std::optional<int64_t> batch, seed;
+  int64_t runs = 20, threads = 0;
   std::vector<std::string> disabled, overrides;
-  RunOptions run;
-  run.precision.clear();  // what the recipe says
-  bool json = false;
-  r.runs = 20;
-  Arguments arguments(
-      "profile",
-      "Shows where time and memory go: a row a node, then the totals. A recipe is "
-      "profiled with\nfresh weights. A training step that accumulates gradients has "
-      "two parts.");
-  arguments.positional("BUNDLE|RECIPE", r.path, "Folder of a model, or a recipe");
-  arguments.flag("--train", r.train, "The training step instead of the model");
-  arguments.option("--batch", batch, 1, 65536,
-                   "Images at a time [1; with --train, what the recipe says]");
-  arguments.option("--runs", r.runs, 1, 1000000, "Runs to take the medians of");
-  add_run_options(arguments, run);
-  arguments.repeated("--disable-pass", disabled, "NAME", "Leave out a pass; may be repeated");
-  arguments.repeated("--set", overrides, "KEY=VALUE", "Change a value of the recipe");
-  std::string trace;
-  arguments.option("--trace", trace, "FILE",
-                   "Write some runs as a Chrome trace, for a trace viewer such as Perfetto");
-  add_threads(arguments, threads);
-  arguments.flag("--json", json, "The result as JSON");
-  if (!arguments.parse(call.arguments)) return 0;
+  RunOptions run = {.precision = {}};  // what the recipe says
+  bool train = false, json = false;
+};
 
-  Model model = Model::open(r.path, overrides);
+void declare(Arguments& arguments, Options& o) {
+  arguments.positional("BUNDLE|RECIPE", o.path, "Folder of a model, or a recipe");
+  arguments.flag("--train", o.train, "The training step instead of the model");
+  arguments.option("--batch", o.batch, 1, 65536,
+                   "Images at a time [1; with --train, what the recipe says]");
+  arguments.option("--runs", o.runs, 1, 1000000, "Runs to take the medians of");
+  add_run_options(arguments, o.run);
+  arguments.repeated("--disable-pass", o.disabled, "NAME", "Leave out a pass; may be repeated");
+  arguments.repeated("--set", o.overrides, "KEY=VALUE", "Change a value of the recipe");
+  arguments.option("--trace", o.trace, "FILE",
+                   "Write some runs as a Chrome trace, for a trace viewer such as Perfetto");
+  arguments.seed(o.seed);
+  arguments.threads(o.threads);
+  arguments.json(o.json);
+}
+
+int run(const Call&, Options& o) {
+  Model model = Model::open(o.path, o.overrides);
   const TrainOptions& options = model.train_options();
+  Result r;
+  r.path = o.path;
+  r.train = o.train;
+  r.runs = o.runs;
+  r.batch = o.batch.value_or(r.train ? options.batch / options.accumulate : 1);
   std::vector<Planned> planned;
-  r.batch = batch.value_or(r.train ? model.train_options().batch / options.accumulate : 1);
   if (r.train) {
-    planned = step_graphs(model, run, disabled, r.batch);
-    r.accumulate = model.train_options().accumulate;
+    planned = step_graphs(model, o.run, o.disabled, r.batch);
+    r.accumulate = options.accumulate;
   } else {
-    planned.push_back({"model", 1, model.compiled(model.inference(), run, disabled)});
+    planned.push_back({"model", 1, model.compiled(model.inference(), o.run, o.disabled)});
   }
 
-  const std::shared_ptr<ThreadPool> pool = make_pool(threads);
+  const std::shared_ptr<ThreadPool> pool = make_pool(o.threads);
   r.threads = pool->threads();
   const std::shared_ptr<VariableStore> variables = model.variables();
-  const auto seed = static_cast<uint64_t>(options.seed);
+  const auto seed = static_cast<uint64_t>(o.seed.value_or(options.seed));
   // All live until the end, as in training.
   std::vector<std::unique_ptr<Session>> sessions;
   std::vector<Execution*> executions;
@@ -266,12 +265,27 @@ int profile_verb(const Call& call) {
     r.total += static_cast<int64_t>(execution.total_bytes());
   }
   r.peak = peak_memory_bytes();
-  if (!trace.empty()) write_trace(trace, r, executions);
-  if (json)
+  if (!o.trace.empty()) write_trace(o.trace, r, executions);
+  if (o.json)
     print_as_json(r);
   else
     print_as_text(r);
   return 0;
+}
+
+}  // namespace
+
+Verb profile_verb() {
+  return {.name = "profile",
+          .summary = "show where time and memory go, node by node",
+          .description =
+              "Shows where time and memory go: a row a node, then the totals. A recipe "
+              "is profiled with fresh weights. A training step that accumulates "
+              "gradients has two parts.",
+          .examples = {{"fovea profile runs/demo --threads 1", "one image on one thread"},
+                       {"fovea profile recipes/fashion_mnist.toml --train --trace step.json",
+                        "a training step, and its trace"}},
+          .declare = with_options<Options>(declare, run)};
 }
 
 }  // namespace fovea::cli

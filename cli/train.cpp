@@ -157,6 +157,7 @@ void print_as_table(const Call& call, const Options& o, const TrainResult& r, co
   fmt::print("{} epoch{} in {}{}, weights of epoch {}, saved in {}\n", r.epochs,
              r.epochs == 1 ? "" : "s", format_duration(r.seconds),
              r.stopped_early ? " (stopped early)" : "", r.best_epoch, o.out);
+  if (o.quiet) return;
   const std::string program = shell_word(call.program), out = shell_word(o.out);
   std::vector<std::pair<std::string, std::string>> next = {
       {"predict " + out + " IMAGE.png", "the class of an image of your own"},
@@ -184,15 +185,7 @@ int report_interruption(const Call& call, const Options& o) {
   return kInterruptedExit;
 }
 
-}  // namespace
-
-int train_verb(const Call& call) {
-  Options o;
-  Arguments arguments(
-      "train",
-      "Trains a model as a recipe says and writes it to a folder, with a checkpoint "
-      "beside it.\nCtrl-C finishes the step, saves, and says how to go on.\n"
-      "Exit code 0; 2 after an error; 130 after Ctrl-C.");
+void declare(Arguments& arguments, Options& o) {
   arguments.positional("RECIPE", o.recipe, "A TOML file, such as recipes/fashion_mnist.toml");
   arguments.option("--out", o.out, "DIR", "Folder of the model [runs/RECIPE]");
   arguments.flag("--resume", o.resume, "Go on from the checkpoint in that folder");
@@ -200,11 +193,13 @@ int train_verb(const Call& call) {
   arguments.option("--init", o.init, "BUNDLE", "Begin with the weights of a trained model");
   arguments.repeated("--set", o.overrides, "KEY=VALUE",
                      "Change a value of the recipe (train.epochs=3); may be repeated");
-  arguments.option("--seed", o.seed, 0, INT64_MAX, "The same as --set train.seed=N");
-  add_threads(arguments, o.threads);
-  arguments.flag("--quiet", o.quiet, "No progress");
-  arguments.flag("--json", o.json, "The result as JSON");
-  if (!arguments.parse(call.arguments)) return 0;
+  arguments.seed(o.seed);
+  arguments.threads(o.threads);
+  arguments.quiet(o.quiet);
+  arguments.json(o.json);
+}
+
+int run(const Call& call, Options& o) {
   if (o.resume && o.overwrite)
     throw Error(ErrorCode::invalid_argument,
                 "[train] expected --resume or --overwrite, got both: one goes on with the run, the "
@@ -240,6 +235,24 @@ int train_verb(const Call& call) {
   else
     print_as_table(call, o, result, cost);
   return 0;
+}
+
+}  // namespace
+
+Verb train_verb() {
+  return {.name = "train",
+          .summary = "train a model as a recipe says",
+          .description =
+              "Trains a model as a recipe says and writes it to a folder, with a "
+              "checkpoint beside it.\nCtrl-C finishes the step, saves, and says how to "
+              "go on; a second Ctrl-C ends at once.",
+          .examples = {{"fovea train recipes/fashion_mnist.toml", "into runs/fashion_mnist"},
+                       {"fovea train recipes/fashion_mnist.toml --out runs/short --set "
+                        "train.epochs=3",
+                        "a shorter training, into a folder of its own"},
+                       {"fovea train recipes/fashion_mnist.toml --resume",
+                        "go on after Ctrl-C or a power cut"}},
+          .declare = with_options<Options>(declare, run)};
 }
 
 }  // namespace fovea::cli

@@ -1,25 +1,70 @@
-// The verbs of the program; main.cpp lists them. Each returns the exit code and throws Error.
+// The verbs of the program: what each is called, takes and does. Help, man pages and completions
+// are made from these rows. A verb is cli/x.cpp with x_verb(), declared here and listed in
+// verbs.cpp.
 #pragma once
 
+#include <functional>
+#include <memory>
 #include <span>
 #include <string>
+#include <vector>
+
+#include "cli/arguments.h"
 
 namespace fovea::cli {
 
-// What was typed: the program as it was called, and what follows the verb.
+// How the program was called.
 struct Call {
   std::string program;
-  std::span<const std::string> arguments;
 };
 
-int train_verb(const Call& call);
-int eval_verb(const Call& call);
-int predict_verb(const Call& call);
-int profile_verb(const Call& call);
-int graph_verb(const Call& call);
-int diff_verb(const Call& call);
-int export_verb(const Call& call);
-int bench_verb(const Call& call);
-int doctor_verb(const Call& call);
+struct Verb {
+  // Gives the exit code; throws Error.
+  using Action = std::function<int(const Call&)>;
+  struct Example {
+    std::string command;  // what a person types
+    std::string what;     // and why
+  };
+
+  std::string name;
+  std::string summary;      // a few words, as they stand in the list of verbs
+  std::string description;  // whole sentences; a line break begins a paragraph
+  std::vector<Example> examples;
+  // Declares the arguments, which fill the variables of the action that it gives.
+  std::function<Action(Arguments&)> declare;
+};
+
+// A Verb's declare of two functions that share a struct of options.
+template <class Options>
+std::function<Verb::Action(Arguments&)> with_options(void (*declare)(Arguments&, Options&),
+                                                     int (*run)(const Call&, Options&)) {
+  return [=](Arguments& arguments) -> Verb::Action {
+    auto options = std::make_shared<Options>();
+    declare(arguments, *options);
+    return [=](const Call& call) { return run(call, *options); };
+  };
+}
+
+struct VerbGroup {
+  std::string title;  // what people want
+  std::vector<Verb> verbs;
+};
+
+// All verbs, in the order in which people want them.
+const std::vector<VerbGroup>& verb_groups();
+// Throws Error (invalid_argument) with the nearest name when there is none.
+const Verb& verb_named(const std::string& name);
+std::vector<Argument> arguments_of(const Verb& verb);
+
+Verb train_verb();
+Verb predict_verb();
+Verb eval_verb();
+Verb export_verb();
+Verb profile_verb();
+Verb graph_verb();
+Verb diff_verb();
+Verb bench_verb();
+Verb doctor_verb();
+Verb help_verb();
 
 }  // namespace fovea::cli

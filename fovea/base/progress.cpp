@@ -1,8 +1,6 @@
 #include "fovea/base/progress.h"
 
 #include <fmt/format.h>
-#include <sys/ioctl.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <array>
@@ -12,28 +10,18 @@
 #include <span>
 #include <utility>
 
+#include "fovea/base/terminal.h"
+
 namespace fovea {
 namespace {
 
 constexpr double kRedrawSeconds = 0.1;
 // Before that, the pace says more about the start than about the work.
 constexpr double kPaceSeconds = 1;
-constexpr size_t kDefaultColumns = 80;
 constexpr std::string_view kClearLine = "\r\x1b[K";
 
 double steady_seconds() {
   return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
-}
-
-bool is_terminal(FILE* out) {
-  const char* kind = std::getenv("TERM");
-  return ::isatty(::fileno(out)) == 1 && kind != nullptr && std::string_view(kind) != "dumb";
-}
-
-size_t columns(FILE* out) {
-  winsize size{};
-  return ::ioctl(::fileno(out), TIOCGWINSZ, &size) == 0 && size.ws_col > 0 ? size.ws_col
-                                                                           : kDefaultColumns;
 }
 
 bool continues_character(char c) { return (static_cast<unsigned char>(c) & 0xc0) == 0x80; }
@@ -87,7 +75,7 @@ void Progress::update(double done_share, std::string_view text) {
 
 void Progress::draw(double now) {
   // The last column stays free: some terminals wrap when it is written.
-  const size_t width = columns(out_) - 1;
+  const size_t width = terminal_columns(out_) - 1;
   const size_t bar = std::clamp<size_t>(width / 4, 5, 30);
   const auto full = static_cast<size_t>(share_ * static_cast<double>(bar));
   const std::string head =
