@@ -1,5 +1,6 @@
 #include "fovea/kernels/attention.h"
 
+#include <limits>
 #include <string>
 
 #include "fovea/base/error.h"
@@ -31,6 +32,42 @@ void check_strides(const char* name, const AttentionStrides& s, int64_t dim, boo
           "batch " + std::to_string(s.batch) + ", token " + std::to_string(s.token) + ", head " +
               std::to_string(s.head));
   }
+}
+
+void check_plane(const char* name, bool given, const AttentionPlane& plane, int64_t tk) {
+  if (!given) return;
+  if (plane.batch < 0 || plane.head < 0 || plane.query < 0 || (plane.query > 0 && plane.query < tk))
+    wrong(std::string("strides of ") + name + " of 0, or of at least tk=" + std::to_string(tk) +
+              " from query to query",
+          "batch " + std::to_string(plane.batch) + ", head " + std::to_string(plane.head) +
+              ", query " + std::to_string(plane.query));
+}
+
+void check_links(const AttentionProblem& p) {
+  const bool windowed = p.window_left >= 0 || p.window_right >= 0;
+  if (p.dilation < 1) wrong("dilation of at least 1", std::to_string(p.dilation));
+  if (p.dilation > 1 && !windowed)
+    wrong("a window (window_left or window_right) with dilation=" + std::to_string(p.dilation),
+          "none");
+  if (p.global_tokens < 0 || p.prefix < 0 || p.documents < 0)
+    wrong("global_tokens, prefix and documents of at least 0",
+          std::to_string(p.global_tokens) + ", " + std::to_string(p.prefix) + " and " +
+              std::to_string(p.documents));
+  if (p.global_tokens > 0 && !windowed)
+    wrong("a window (window_left or window_right) with global_tokens=" +
+              std::to_string(p.global_tokens),
+          "none");
+  if (p.prefix > 0 && !p.causal && !windowed)
+    wrong("causal or a window with prefix=" + std::to_string(p.prefix), "neither");
+  if (p.documents > 0 && p.tq != p.tk)
+    wrong("as many queries as keys with documents=" + std::to_string(p.documents),
+          "tq=" + std::to_string(p.tq) + " and tk=" + std::to_string(p.tk));
+  if (p.block < 0 || p.block % 16 != 0)
+    wrong("block to be a multiple of 16, or 0", std::to_string(p.block));
+  if (!(p.soft_cap >= 0 && p.soft_cap < std::numeric_limits<float>::max()))
+    wrong("a finite soft_cap of at least 0", std::to_string(p.soft_cap));
+  check_plane("mask", p.mask, p.mask_plane, p.tk);
+  check_plane("bias", p.bias, p.bias_plane, p.tk);
 }
 
 }  // namespace
@@ -66,6 +103,7 @@ void check(const AttentionProblem& p, bool backward) {
     wrong("windows of at least 0, or -1 for no limit",
           std::to_string(p.window_left) + " and " + std::to_string(p.window_right));
   }
+  check_links(p);
   if (!(p.scale > -std::numeric_limits<float>::max() &&
         p.scale < std::numeric_limits<float>::max()))
     wrong("a finite scale", std::to_string(p.scale));

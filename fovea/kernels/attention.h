@@ -1,12 +1,11 @@
 // Scaled dot-product attention (Vaswani et al. 2017, equation 1) and its gradient on raw memory,
-// for grouped heads, causal and windowed masks and batches of varying length. No kernel stores the
-// tq x tk matrix: forward uses the online softmax (Milakov and Gimelshein 2018), backward
+// for grouped heads, masks of many kinds, biases and batches of varying length. No kernel stores
+// the tq x tk matrix: forward uses the online softmax (Milakov and Gimelshein 2018), backward
 // recomputes probabilities from the log-sum-exp (Dao et al. 2022, FlashAttention, algorithm 4).
 #pragma once
 
 #include <algorithm>
 #include <cstdint>
-#include <limits>
 #include <memory>
 #include <span>
 #include <vector>
@@ -32,16 +31,32 @@ struct AttentionStrides {
   }
 };
 
-// Query head h reads key/value head h / (heads / kv_heads). Query i stands at key position
-// i + tk - tq (aligned at the lower right corner) and sees the keys j with
-//   j <  key_lengths[b],
-//   j <= position                  if causal,
-//   j >= position - window_left    if window_left >= 0,
-//   j <= position + window_right   if window_right >= 0.
-// A query that sees no key gives output 0, log-sum-exp -infinity and gradient 0.
+// Where query i stands among the keys: at i + tk - tq (so that the last query stands at the last
+// key), or at i.
+enum class AttentionAlign { lower_right, upper_left };
+
+// Where element (b, h, i, j) of an array over links lies: b * batch + h * head + i * query + j, in
+// elements. A stride of 0 repeats it.
+struct AttentionPlane {
+  int64_t batch = 0;
+  int64_t head = 0;
+  int64_t query = 0;
+};
+
+// Query head h reads key/value head h / (heads / kv_heads). Query i at position p sees the keys j
+// that meet all of these:
+//   j < key_lengths[b]; i and j stand in one document, if there are documents; mask, if given, is
+//   not 0; j's block is in the list of i's block, if there is one; and
+//   j < prefix, or
+//     j <= p if causal, and
+//     (j < global_tokens, or p < global_tokens, or
+//       p - window_left <= j <= p + window_right, each if not -1, and dilation divides p - j).
+// The score of a link is scale q . k, held by soft_cap, then with bias and distance_bias added. A
+// sink is one more score of each query, whose key has the value 0. A query that sees no key gives
+// output 0, log-sum-exp -infinity (that of its sink) and gradient 0.
 struct AttentionProblem {
-  // Of every array but key_lengths: f32, f64 or bf16. With bf16 the log-sum-exp is f32, and sums
-  // are formed in f32.
+  // Of q, k, v, out and their gradients: f32, f64 or bf16. With bf16 the log-sum-exp, biases and
+  // sinks are f32, and sums are formed in f32.
   DType dtype = DType::f32;
   int64_t batch = 1;
   int64_t tq = 1;          // queries in a sequence
@@ -55,7 +70,21 @@ struct AttentionProblem {
   bool causal = false;
   int64_t window_left = -1;   // -1: no limit
   int64_t window_right = -1;  // -1: no limit
-  bool want_lse = false;      // write the log-sum-exp (backward needs it)
+  AttentionAlign align = AttentionAlign::lower_right;
+  int64_t dilation = 1;       // of the window (Beltagy et al. 2020, Longformer)
+  int64_t global_tokens = 0;  // beside the window (the same)
+  int64_t prefix = 0;         // keys that all queries see (Raffel et al. 2020, prefix LM)
+  int64_t documents = 0;      // packed in each row, one behind the other (tq == tk); 0: no borders
+  bool mask = false;          // AttentionArgs::mask is given
+  AttentionPlane mask_plane = {};
+  int64_t block = 0;  // side of the blocks of AttentionArgs::block_keys, a multiple of 16; 0: none
+  AttentionPlane block_plane = {};  // of block_starts; `query` is not used
+  bool bias = false;                // AttentionArgs::bias is given
+  AttentionPlane bias_plane = {};
+  bool distance_bias = false;  // AttentionArgs::distance_bias is given
+  bool sink = false;           // AttentionArgs::sinks is given
+  double soft_cap = 0;         // c tanh(score / c) (Bello et al. 2016); 0: none
+  bool want_lse = false;       // write the log-sum-exp (backward needs it)
   AttentionStrides q = {}, k = {}, v = {}, out = {};
   AttentionStrides dq = {}, dk = {}, dv = {}, dout = {};  // for backward only
 };
@@ -64,13 +93,31 @@ struct AttentionProblem {
 // values'.
 void set_dense_strides(AttentionProblem& problem, bool packed);
 
+// What says which links there are and what is added to their scores; what the problem does not name
+// is not read.
+struct AttentionLinks {
+  const int32_t* key_lengths = nullptr;  // [batch], values beyond [0, tk] are clamped; null: all tk
+  // [batch, documents + 1], rising from 0 to tk (what lies beyond is clamped): document n holds the
+  // tokens from the n-th number to the next (cu_seqlens).
+  const int32_t* document_starts = nullptr;
+  const uint8_t* mask = nullptr;  // in mask_plane; 0 hides the link
+  // Blocks of keys that the queries of block n see, rising, behind one another:
+  // block_keys[block_starts[n]] to block_keys[block_starts[n + 1]] (that not included), n from 0 to
+  // ceil(tq / block) - 1, for each b and h at block_starts + b * batch + h * head.
+  const int32_t* block_starts = nullptr;
+  const int32_t* block_keys = nullptr;
+  const void* bias = nullptr;           // in bias_plane
+  const void* distance_bias = nullptr;  // [heads, tq + tk - 1], for link (i, j) at j - i + tq - 1
+  const void* sinks = nullptr;          // [heads]
+};
+
 struct AttentionArgs {
   const void* q = nullptr;
   const void* k = nullptr;
   const void* v = nullptr;
   void* out = nullptr;
   void* lse = nullptr;  // dense [batch, heads], rows of tq; may be null: not written
-  const int32_t* key_lengths = nullptr;  // [batch], values beyond [0, tk] are clamped; null: all tk
+  AttentionLinks links = {};
 };
 
 struct AttentionBackwardArgs {
@@ -83,7 +130,12 @@ struct AttentionBackwardArgs {
   void* dq = nullptr;  // all three are overwritten
   void* dk = nullptr;
   void* dv = nullptr;
-  const int32_t* key_lengths = nullptr;  // as in forward
+  AttentionLinks links = {};  // as in forward
+  // Gradients of the biases and sinks that the problem names, like them (sums over what is
+  // repeated); null: not wanted.
+  void* dbias = nullptr;
+  void* ddistance_bias = nullptr;
+  void* dsinks = nullptr;
 };
 
 using AttentionKernel = Kernel<AttentionProblem, AttentionArgs>;
@@ -129,29 +181,6 @@ class ScratchPieces {
  private:
   int64_t used_ = 0;
 };
-
-// The keys that one query sees: [begin, end), empty if end <= begin. Both ends grow with the query,
-// so the keys that a run of queries touches lie between the first one's begin and the last one's
-// end.
-struct KeyRange {
-  int64_t begin = 0;
-  int64_t end = 0;
-};
-
-inline KeyRange visible_keys(const AttentionProblem& p, int64_t query, int64_t length) {
-  constexpr int64_t kNoLimit = std::numeric_limits<int64_t>::max();
-  const int64_t position = query + p.tk - p.tq;
-  const int64_t right = p.causal ? 0 : p.window_right >= 0 ? p.window_right : kNoLimit;
-  KeyRange r{0, length};
-  if (right < length - position) r.end = std::max<int64_t>(0, position + right + 1);
-  r.end = std::min(r.end, length);
-  if (p.window_left >= 0 && position > p.window_left) r.begin = position - p.window_left;
-  return r;
-}
-
-inline int64_t key_length(const AttentionProblem& p, const int32_t* lengths, int64_t batch) {
-  return lengths ? std::clamp<int64_t>(lengths[batch], 0, p.tk) : p.tk;
-}
 
 // Rows a kilobyte or more apart fall into few sets of the first cache: blocks of K and V are then
 // copied together, once for all the queries that read them. [Forward, packed, 8 heads of 64 or 128,

@@ -11,8 +11,8 @@
 #include "hwy/foreach_target.h"  // IWYU pragma: keep
 // after foreach_target.h
 #include "fovea/base/error.h"
-#include "fovea/kernels/attention-inl.h"
 #include "fovea/kernels/attention.h"
+#include "fovea/kernels/attention_scores-inl.h"
 
 #ifndef FOVEA_ATTENTION_BACKWARD_ONCE
 #define FOVEA_ATTENTION_BACKWARD_ONCE
@@ -23,17 +23,29 @@ constexpr int64_t kKeyBlock = 64;    // of the products
 constexpr int64_t kKeySpan = 512;    // keys whose gradients stand in scratch (in L2) at a time
 constexpr int64_t kQueryBlock = 48;  // about; a multiple of the lanes
 
+constexpr int64_t kMostLaneRows = 6;  // of LaneKeys
+
 struct BackwardTask {
   const AttentionProblem& problem;
   const AttentionBackwardArgs& args;
+  const float* distances;  // biases of all heads, reversed
+  float* distance_sums;    // their gradients, of each head of each sample
+  double* sink_sums;       // gradients of sinks, likewise
   int64_t batch, kv_head;
 };
+
+// Queries in a block: they share one list of keys, where there are lists.
+inline int64_t query_block(const AttentionProblem& p) {
+  for (int64_t width : {64, 48, 32})
+    if (p.block > 0 && p.block % width == 0) return width;
+  return p.block > 0 ? 16 : kQueryBlock;
+}
 
 // The pieces of one worker's scratch, in floats, each aligned to a vector of any target.
 struct BackwardLayout {
   BackwardLayout(const AttentionProblem& p, int64_t lanes) {
     const auto round = [](int64_t n, int64_t to) { return (n + to - 1) / to * to; };
-    width = std::min(round(kQueryBlock, lanes), round(p.tq, lanes));
+    width = std::min(round(query_block(p), lanes), round(p.tq, lanes));
     dim = round(p.head_dim, lanes);
     value_dim = round(p.value_dim, lanes);
     span = std::min(kKeySpan, p.tk);
@@ -54,8 +66,8 @@ struct BackwardLayout {
     dq = scratch.take(converted ? p.heads / p.kv_heads * p.tq * p.head_dim : 0);
     lse = scratch.take(width);
     delta = scratch.take(width);
-    begin = scratch.take(width);
-    end = scratch.take(width);
+    lane_keys = scratch.take(kMostLaneRows * width);
+    slopes = scratch.take(p.soft_cap > 0 ? keys * width : 0);
     deltas = scratch.take(p.heads / p.kv_heads * p.tq);
     total = scratch.used();
   }
@@ -71,7 +83,8 @@ struct BackwardLayout {
   int64_t k, v;               // the same, of keys and values that are scattered or converted
   int64_t dq;                 // of every query of the group, where it is converted
   int64_t lse, delta;         // one a query of the block
-  int64_t begin, end;         // int32
+  int64_t lane_keys;          // rows of int32
+  int64_t slopes;             // of the cap, [keys][width]
   int64_t deltas;             // rowsum(dO * O) of every query of the group
   int64_t total;
 };
@@ -105,7 +118,12 @@ template <class T>
 class HeadBackward {
  public:
   HeadBackward(const BackwardTask& task, float* scratch)
-      : p_(task.problem), args_(task.args), task_(task), layout_(p_, kLanes), scratch_(scratch) {}
+      : p_(task.problem),
+        args_(task.args),
+        task_(task),
+        layout_(p_, kLanes),
+        scratch_(scratch),
+        seen_(p_, task.args.links, task.batch) {}
 
   void run() {
     const int64_t group = p_.heads / p_.kv_heads;
@@ -120,6 +138,11 @@ class HeadBackward {
     }
     for (int64_t h = kept; h < group; ++h)
       write_zeros(at(args_.dq, p_.dq, 0, first_head + h), p_.dq, p_.tq, p_.head_dim);
+    for (int64_t h = 0; h < group; ++h) {
+      if (p_.sink) *sink_sum(first_head + h) = h < kept ? sink_gradient(first_head + h, h) : 0.0;
+      if (p_.distance_bias)
+        fill_zero(distance_sums(first_head + h), attention_detail::distance_row(p_));
+    }
     for (int64_t span = 0; span < p_.tk; span += layout_.span) {
       const int64_t keys = HWY_MIN(layout_.span, p_.tk - span);
       k_ = gather_rows(at(args_.k, p_.k, span, task_.kv_head), p_.k, keys, p_.head_dim,
@@ -167,27 +190,69 @@ class HeadBackward {
     }
   }
 
+  double* sink_sum(int64_t head) const { return task_.sink_sums + task_.batch * p_.heads + head; }
+  float* distance_sums(int64_t head) const {
+    return task_.distance_sums +
+           (task_.batch * p_.heads + head) * attention_detail::distance_row(p_);
+  }
+  const float* lse_of(int64_t head) const {
+    return static_cast<const float*>(args_.lse) + (task_.batch * p_.heads + head) * p_.tq;
+  }
+  // The value of a sink is 0, and so is its dP.
+  double sink_gradient(int64_t head, int64_t head_in_group) const {
+    const double sink = static_cast<const float*>(args_.links.sinks)[head];
+    const float* lse = lse_of(head);
+    const float* deltas = scratch_ + layout_.deltas + head_in_group * p_.tq;
+    double sum = 0;
+    for (int64_t i = 0; i < p_.tq; ++i)
+      if (lse[i] != -HUGE_VALF) sum -= std::exp(sink - lse[i]) * deltas[i];
+    return sum;
+  }
+
+  // The blocks of the keys [span, span + span_keys) that the queries see: calls use(first key,
+  // keys).
+  template <class Use>
+  HWY_INLINE void each_block(const TouchedKeys& seen, int64_t head, int64_t first, int64_t span,
+                             int64_t span_keys, const Use& use) const {
+    using attention_detail::both;
+    using attention_detail::KeyRange;
+    const auto cut = [&](KeyRange keys) HWY_ATTR {
+      for (const KeyRange& r : {seen.low, seen.high}) {
+        const KeyRange there = both(keys, r);
+        for (int64_t j = there.begin; j < there.end; j += kKeyBlock)
+          use(j, HWY_MIN(kKeyBlock, there.end - j));
+      }
+    };
+    const KeyRange all{span, span + span_keys};
+    if (p_.block == 0) return cut(all);
+    const auto list = attention_detail::block_list(p_, args_.links, task_.batch, head, first);
+    for (const int32_t* at = list.first; at < list.last; ++at)
+      cut(both(all, {*at * p_.block, (*at + int64_t{1}) * p_.block}));
+  }
+
   // One block of queries against the keys [span, span + span_keys).
   HWY_NOINLINE void queries(int64_t head, int64_t head_in_group, int64_t first, int64_t span,
                             int64_t span_keys) {
     const int64_t count = HWY_MIN(layout_.width, p_.tq - first);
     const int64_t width = (count + kLanes - 1) / kLanes * kLanes;
-    const int64_t length = attention_detail::key_length(p_, args_.key_lengths, task_.batch);
     const SumRows dq = dq_rows(head, head_in_group, first);
-    const BlockKeys seen = block_keys(p_, first, count, length, width, begin(), end());
-    const int64_t from = HWY_MAX(span, seen.touched.begin);
-    const int64_t to = HWY_MIN(span + span_keys, seen.touched.end);
-    if (from >= to) {
+    const ScoreLinks links(p_, args_.links, task_.distances, task_.batch, head);
+    const TouchedKeys seen(p_, seen_.of(first), seen_.of(first + count - 1));
+    bool loaded = false;
+    each_block(seen, head, first, span, span_keys, [&](int64_t j, int64_t keys) HWY_ATTR {
+      if (links.hides_all(first, count, j, keys)) return;
+      if (!loaded) {
+        load_queries(head, head_in_group, first, count, width);
+        loaded = true;
+      }
+      block({.head = head, .first = first, .count = count, .width = width}, links,
+            seen.full(j, keys), j, keys, j - span);
+    });
+    if (!loaded) {
       if (span == 0) {
         for (int64_t i = 0; i < count; ++i) fill_zero(dq.first + i * dq.stride, p_.head_dim);
       }
       return;
-    }
-    load_queries(head, head_in_group, first, count, width);
-    for (int64_t j = from; j < to; j += kKeyBlock) {
-      const int64_t keys = HWY_MIN(kKeyBlock, to - j);
-      const bool mask = j < seen.full.begin || j + keys > seen.full.end;
-      block(j, keys, j - span, count, width, mask);
     }
     const float scale = static_cast<float>(p_.scale);
     const float* dqt = scratch_ + layout_.dqt;
@@ -209,8 +274,8 @@ class HeadBackward {
     load_transposed(dout, layout_.value_dim, count, p_.value_dim, 1.0f, scratch_ + layout_.dot,
                     width);
     fill_zero(scratch_ + layout_.dqt, p_.head_dim * width);
-    const float* lse =
-        static_cast<const float*>(args_.lse) + (task_.batch * p_.heads + head) * p_.tq + first;
+    fill_lanes(p_, seen_, first, count, width, lanes(width));
+    const float* lse = lse_of(head) + first;
     const float* deltas = scratch_ + layout_.deltas + head_in_group * p_.tq + first;
     for (int64_t i = 0; i < width; ++i) {
       // +infinity makes the probabilities of a query without keys, and of an absent one, 0.
@@ -221,8 +286,15 @@ class HeadBackward {
     }
   }
 
+  // A block of queries.
+  struct Queries {
+    int64_t head, first, count, width;
+  };
+
   // The five products for the keys from j on, whose gradients stand at row `row` of dk and dv.
-  void block(int64_t j, int64_t keys, int64_t row, int64_t count, int64_t width, bool mask) {
+  void block(const Queries& x, const ScoreLinks& links, bool full, int64_t j, int64_t keys,
+             int64_t row) {
+    const int64_t count = x.count, width = x.width;
     const int64_t vecs = width / kLanes;
     const float* k = k_.first + row * k_.stride;
     const float* v = v_.first + row * v_.stride;
@@ -251,10 +323,19 @@ class HeadBackward {
                             .width = width,
                             .first_key = j,
                             .keys = keys,
-                            .begin = begin(),
-                            .end = end()};
-    (mask ? probabilities<true> : probabilities<false>)(scores, ds_block, scratch_ + layout_.lse,
-                                                        scratch_ + layout_.delta);
+                            .lanes = lanes(width)};
+    float* const slopes = p_.soft_cap > 0 ? scratch_ + layout_.slopes : nullptr;
+    if (links.any()) links.apply(scores, x.first, count, slopes);
+    probabilities(scores, full ? Look::none : scores.look(), ds_block, scratch_ + layout_.lse,
+                  scratch_ + layout_.delta);
+    if (p_.distance_bias)
+      add_distance_gradients(p_, scores, x.first, ds_block, distance_sums(x.head));
+    if (args_.dbias) {
+      float* to = attention_detail::links_row(static_cast<float*>(args_.dbias), p_.bias_plane,
+                                              task_.batch, x.head, x.first);
+      transpose<true>(ds_block, width, keys, count, 1.0f, to + j, p_.bias_plane.query);
+    }
+    if (slopes) multiply(scores, slopes, ds_block);
     product<Into::add, Contiguous::step>({.a = p_block,
                                           .a_stride = width,
                                           .b = scratch_ + layout_.dout,
@@ -292,14 +373,14 @@ class HeadBackward {
     }
   }
 
-  int32_t* begin() const { return reinterpret_cast<int32_t*>(scratch_ + layout_.begin); }
-  int32_t* end() const { return reinterpret_cast<int32_t*>(scratch_ + layout_.end); }
+  LaneKeys lanes(int64_t width) const { return LaneKeys(p_, scratch_ + layout_.lane_keys, width); }
 
   const AttentionProblem& p_;
   const AttentionBackwardArgs& args_;
   const BackwardTask& task_;
   const BackwardLayout layout_;
   float* const scratch_;
+  const attention_detail::Seen seen_;
   Rows k_{}, v_{};  // of the span
 };
 
@@ -312,6 +393,9 @@ void attention_backward(const BackwardTask& task, float* scratch) {
     HeadBackward<bf16>(task, scratch).run();
 }
 int64_t attention_backward_lanes() { return kLanes; }
+void attention_backward_distances(const AttentionProblem& p, const float* from, float* to) {
+  reverse_distances(p, from, to);
+}
 
 }  // namespace HWY_NAMESPACE
 }  // namespace fovea
@@ -322,47 +406,109 @@ HWY_AFTER_NAMESPACE();
 namespace fovea::attention_detail {
 namespace {
 
-using BackwardFunction = void (*)(const BackwardTask&, float*);
+// What a target gives.
+struct Target {
+  void (*backward)(const BackwardTask&, float*);
+  void (*distances)(const AttentionProblem&, const float*, float*);
+  int64_t (*lanes)();
+};
 
 class HwyBackward final : public KernelPlan<AttentionBackwardArgs> {
  public:
-  HwyBackward(const AttentionProblem& problem, BackwardFunction function, int64_t lanes)
-      : p_(problem), function_(function) {
-    worker_scratch_bytes = static_cast<size_t>(BackwardLayout(p_, lanes).total) * sizeof(float);
+  HwyBackward(const AttentionProblem& problem, const Target& target)
+      : p_(problem), target_(target), row_(p_.distance_bias ? distance_row(p_) : 0) {
+    worker_scratch_bytes =
+        static_cast<size_t>(BackwardLayout(p_, target.lanes()).total) * sizeof(float);
+    scratch_bytes = static_cast<size_t>(p_.heads * (1 + p_.batch) * row_) * sizeof(float) +
+                    static_cast<size_t>(p_.sink ? p_.batch * p_.heads : 0) * sizeof(double);
   }
 
-  void run(const AttentionBackwardArgs& args,
+  void run(const AttentionBackwardArgs& wanted,
            const KernelContext& context) const noexcept override {
-    FOVEA_ASSERT(args.lse != nullptr);
-    context.pool->parallel_for(p_.batch * p_.kv_heads, [&](int64_t block, int worker) {
-      function_({.problem = p_,
-                 .args = args,
-                 .batch = block / p_.kv_heads,
-                 .kv_head = block % p_.kv_heads},
-                context.worker<float>(worker));
+    FOVEA_ASSERT(wanted.lse != nullptr);
+    const AttentionBackwardArgs args = attention_detail::named(p_, wanted);
+    float* distances = reinterpret_cast<float*>(context.scratch);
+    float* distance_sums = distances + p_.heads * row_;
+    double* sink_sums = reinterpret_cast<double*>(distance_sums + p_.batch * p_.heads * row_);
+    const int64_t links = p_.tq + p_.tk - 1;
+    if (p_.distance_bias) {
+      context.pool->parallel_for(p_.heads, [&](int64_t head, int) {
+        target_.distances(p_, static_cast<const float*>(args.links.distance_bias) + head * links,
+                          distances + head * row_);
+      });
+    }
+    // Those that add to the same part of a bias's gradient work one after another.
+    const int64_t samples = args.dbias && p_.bias_plane.batch == 0 ? p_.batch : 1;
+    const int64_t groups = args.dbias && p_.bias_plane.head == 0 ? p_.kv_heads : 1;
+    const int64_t chains = p_.kv_heads / groups;  // of a run of samples
+    context.pool->parallel_for(p_.batch / samples * chains, [&](int64_t chain, int worker) {
+      const int64_t sample = chain / chains * samples, group = chain % chains * groups;
+      if (args.dbias) zero_bias(args, sample, group);
+      for (int64_t n = 0; n < samples * groups; ++n) {
+        target_.backward({.problem = p_,
+                          .args = args,
+                          .distances = distances,
+                          .distance_sums = distance_sums,
+                          .sink_sums = sink_sums,
+                          .batch = sample + n / groups,
+                          .kv_head = group + n % groups},
+                         context.worker<float>(worker));
+      }
+    });
+    if (!args.ddistance_bias && !args.dsinks) return;
+    context.pool->parallel_for(p_.heads, [&](int64_t head, int) {
+      if (args.ddistance_bias)
+        add_distances(distance_sums + head * row_,
+                      static_cast<float*>(args.ddistance_bias) + head * links);
+      if (!args.dsinks) return;
+      double sum = 0;
+      for (int64_t b = 0; b < p_.batch; ++b) sum += sink_sums[b * p_.heads + head];
+      static_cast<float*>(args.dsinks)[head] = static_cast<float>(sum);
     });
   }
 
  private:
+  // The part of a chain that begins with this sample and key/value head.
+  void zero_bias(const AttentionBackwardArgs& args, int64_t sample, int64_t kv_head) const {
+    const AttentionPlane& s = p_.bias_plane;
+    const int64_t group = p_.heads / p_.kv_heads;
+    for (int64_t h = 0; h < (s.head == 0 ? 1 : group); ++h)
+      for (int64_t i = 0; i < (s.query == 0 ? 1 : p_.tq); ++i)
+        std::fill_n(links_row(static_cast<float*>(args.dbias), s, sample, kv_head * group + h, i),
+                    p_.tk, 0.0f);
+  }
+  // from: reversed, of one head of each sample.
+  void add_distances(const float* from, float* to) const {
+    const int64_t count = p_.tq + p_.tk - 1;
+    for (int64_t n = 0; n < count; ++n) {
+      double sum = 0;
+      for (int64_t b = 0; b < p_.batch; ++b) sum += from[b * p_.heads * row_ + count - 1 - n];
+      to[n] = static_cast<float>(sum);
+    }
+  }
+
   AttentionProblem p_;
-  BackwardFunction function_;
+  Target target_;
+  int64_t row_;  // of distances
 };
 
-template <BackwardFunction kFunction, int64_t (*kLanesOf)()>
+template <auto kBackward, auto kDistances, auto kLanesOf>
 std::unique_ptr<KernelPlan<AttentionBackwardArgs>> plan_hwy(const AttentionProblem& problem) {
   check(problem, true);
   if (problem.dtype != DType::f32 && problem.dtype != DType::bf16) return nullptr;
   if (problem.head_dim > 256 || problem.value_dim > 256) return nullptr;
-  return std::make_unique<HwyBackward>(problem, kFunction, kLanesOf());
+  return std::make_unique<HwyBackward>(problem, Target{kBackward, kDistances, kLanesOf});
 }
 
 }  // namespace
 
 void append_backward_hwy([[maybe_unused]] std::vector<AttentionBackwardKernel>& list) {
   [[maybe_unused]] const int64_t supported = hwy::SupportedTargets();
-#define FOVEA_ADD(bit, target, name) \
-  if (supported & bit)               \
-    list.push_back({name, plan_hwy<target::attention_backward, target::attention_backward_lanes>});
+#define FOVEA_ADD(bit, target, name)                                                      \
+  if (supported & bit)                                                                    \
+    list.push_back(                                                                       \
+        {name, plan_hwy<target::attention_backward, target::attention_backward_distances, \
+                        target::attention_backward_lanes>});
   FOVEA_FOR_EACH_TARGET(FOVEA_ADD)
 #undef FOVEA_ADD
 }

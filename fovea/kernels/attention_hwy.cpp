@@ -8,8 +8,8 @@
 #include "fovea/kernels/hwy_targets.h"
 #include "hwy/foreach_target.h"  // IWYU pragma: keep
 // after foreach_target.h
-#include "fovea/kernels/attention-inl.h"
 #include "fovea/kernels/attention.h"
+#include "fovea/kernels/attention_scores-inl.h"
 
 #ifndef FOVEA_ATTENTION_FORWARD_ONCE
 #define FOVEA_ATTENTION_FORWARD_ONCE
@@ -17,28 +17,36 @@ namespace fovea::attention_detail {
 namespace {
 
 constexpr int64_t kKeyBlock = 128;
+constexpr int64_t kMostLaneRows = 6;  // of LaneKeys
 
-// Queries of one head are cut into panels of at most three vectors, of nearly equal width.
+// Queries of one head are cut into panels of at most three vectors, of nearly equal width. Where
+// blocks of queries have lists of keys, a panel lies in one block and has up to four.
 struct Panels {
-  Panels(int64_t queries, int64_t lane_count)
+  Panels(const AttentionProblem& p, int64_t lane_count)
       : lanes(lane_count),
-        vecs((queries + lanes - 1) / lanes),
-        count((vecs + 2) / 3),
-        per_task(std::max<int64_t>(1, 192 / (3 * lanes))),
+        unit(p.block > 0 ? p.block / lanes : (p.tq + lanes - 1) / lanes),
+        most(p.block > 0 ? 4 : 3),
+        in_unit((unit + most - 1) / most),
+        count((p.tq + unit * lanes - 1) / (unit * lanes) * in_unit),
+        per_task(std::max<int64_t>(1, 192 / (most * lanes))),
         tasks((count + per_task - 1) / per_task) {}
 
-  int64_t width_vecs(int64_t panel) const { return vecs / count + (panel < vecs % count); }
+  int64_t width_vecs(int64_t panel) const {
+    return unit / in_unit + (panel % in_unit < unit % in_unit);
+  }
   int64_t first_query(int64_t panel) const {
-    return lanes * (panel * (vecs / count) + std::min(panel, vecs % count));
+    const int64_t n = panel % in_unit;
+    return lanes * (panel / in_unit * unit + n * (unit / in_unit) + std::min(n, unit % in_unit));
   }
 
-  int64_t lanes, vecs, count, per_task, tasks;
+  int64_t lanes, unit, most, in_unit, count, per_task, tasks;
 };
 
 struct ForwardTask {
   const AttentionProblem& problem;
   const AttentionArgs& args;
   const Panels& panels;
+  const float* distances;  // of all heads, reversed
   int64_t batch, head, first_panel, end_panel;
 };
 
@@ -49,8 +57,8 @@ struct ForwardLayout {
     const auto round = [&](int64_t n) {
       return (n + panels.lanes - 1) / panels.lanes * panels.lanes;
     };
-    width = 3 * panels.lanes;
-    panel = width * (p.head_dim + p.value_dim + 6);
+    width = panels.most * panels.lanes;
+    panel = width * (p.head_dim + p.value_dim + 4 + kMostLaneRows);
     scores = std::min(panels.per_task, panels.count) * panel;
     const bool converted = p.dtype != DType::f32;
     const bool copy_k = converted || scattered(p.k, p.head_dim);
@@ -62,7 +70,7 @@ struct ForwardLayout {
   }
 
   int64_t width;   // of the widest panel
-  int64_t panel;   // of each panel: Q^T, O^T and six rows of one number a query
+  int64_t panel;   // of each panel: Q^T, O^T and rows of one number a query
   int64_t scores;  // S^T of one panel and block of keys
   int64_t k, v;    // the block's rows, where they are scattered in memory or converted
   int64_t rows;    // the panel's Q or O in f32, where they are converted
@@ -90,8 +98,7 @@ struct LaneRows {
   float* sum;      // of exp2(score - max)
   float* rescale;  // from the previous maximum to this one
   float* new_max;
-  int32_t* begin;  // keys that the query sees
-  int32_t* end;
+  LaneKeys keys;
 };
 
 // s becomes exp2(s - maximum); maximum, sum and rescale follow.
@@ -151,7 +158,7 @@ struct Panel {
   float* qt;  // Q^T times scale log2(e), [head_dim][width]
   float* ot;  // O^T before the division by sum, [value_dim][width]
   LaneRows lane;
-  BlockKeys seen;
+  TouchedKeys seen;
 };
 
 template <class T>
@@ -162,28 +169,18 @@ class PanelsForward {
         task_(task),
         layout_(p_, task.panels),
         scratch_(scratch),
-        length_(attention_detail::key_length(p_, task.args.key_lengths, task.batch)) {}
+        seen_(p_, task.args.links, task.batch),
+        links_(p_, task.args.links, task.distances, task.batch, task.head),
+        kv_head_(task.head / (p_.heads / p_.kv_heads)) {}
 
   void run() {
-    const int64_t count = task_.end_panel - task_.first_panel;
-    for (int64_t i = 0; i < count; ++i) start(task_.first_panel + i, i, panels_[i]);
-    const int64_t kv_head = task_.head / (p_.heads / p_.kv_heads);
-    const T* k = at(task_.args.k, p_.k, 0, kv_head);
-    const T* v = at(task_.args.v, p_.v, 0, kv_head);
-    const int64_t end = panels_[count - 1].seen.touched.end;
-    for (int64_t j = panels_[0].seen.touched.begin; j < end; j += kKeyBlock) {
-      const int64_t block_end = HWY_MIN(j + kKeyBlock, end);
-      const Rows kj =
-          gather_rows(k + j * p_.k.token, p_.k, block_end - j, p_.head_dim, scratch_ + layout_.k);
-      const Rows vj =
-          gather_rows(v + j * p_.v.token, p_.v, block_end - j, p_.value_dim, scratch_ + layout_.v);
-      for (int64_t i = 0; i < count; ++i) {
-        const KeyRange touched = panels_[i].seen.touched;
-        const int64_t from = HWY_MAX(j, touched.begin), to = HWY_MIN(block_end, touched.end);
-        if (from < to)
-          step(panels_[i], from, to - from, {kj.first + (from - j) * kj.stride, kj.stride},
-               {vj.first + (from - j) * vj.stride, vj.stride});
-      }
+    int64_t count = 0;
+    for (int64_t i = task_.first_panel; i < task_.end_panel; ++i)
+      if (task_.panels.first_query(i) < p_.tq) start(i, count, panels_[count]), ++count;
+    if (p_.block > 0) {
+      for (int64_t i = 0; i < count; ++i) run_listed(panels_[i]);
+    } else {
+      run_together(count);
     }
     for (int64_t i = 0; i < count; ++i) {
       const Panel& panel = panels_[i];
@@ -197,6 +194,66 @@ class PanelsForward {
   }
 
  private:
+  // All panels against each block of keys, so that its rows are gathered once.
+  void run_together(int64_t count) {
+    int64_t begin = p_.tk, end = 0;
+    for (int64_t i = 0; i < count; ++i) {
+      for (const KeyRange& r : {panels_[i].seen.low, panels_[i].seen.high}) {
+        if (r.empty()) continue;
+        begin = HWY_MIN(begin, r.begin);
+        end = HWY_MAX(end, r.end);
+      }
+    }
+    for (int64_t j = begin; j < end; j += kKeyBlock) {
+      const KeyRange block{j, HWY_MIN(j + kKeyBlock, end)};
+      BlockRows rows{};
+      for (int64_t i = 0; i < count; ++i) visit(panels_[i], block, rows);
+    }
+  }
+
+  // One panel against the blocks of its list; neighbours go together.
+  void run_listed(const Panel& panel) {
+    const auto list =
+        attention_detail::block_list(p_, task_.args.links, task_.batch, task_.head, panel.first);
+    for (const int32_t* at = list.first; at < list.last;) {
+      KeyRange run{*at * p_.block, (*at + int64_t{1}) * p_.block};
+      for (++at; at < list.last && *at * p_.block == run.end; ++at) run.end += p_.block;
+      run.end = HWY_MIN(run.end, p_.tk);
+      for (int64_t j = run.begin; j < run.end; j += kKeyBlock) {
+        BlockRows rows{};
+        visit(panel, {j, HWY_MIN(j + kKeyBlock, run.end)}, rows);
+      }
+    }
+  }
+
+  // K and V of a block of keys, once they have been asked for.
+  struct BlockRows {
+    Rows k, v;
+    bool there = false;
+  };
+
+  // What the panel sees of a block of keys.
+  HWY_INLINE void visit(const Panel& panel, const KeyRange& block, BlockRows& rows) {
+    for (const KeyRange& r : {panel.seen.low, panel.seen.high}) {
+      const KeyRange keys = attention_detail::both(block, r);
+      const int64_t count = keys.end - keys.begin;
+      if (count <= 0 || links_.hides_all(panel.first, panel.queries, keys.begin, count)) continue;
+      if (!rows.there) gather(block, rows);
+      const auto from = [&](const Rows& x) HWY_ATTR {
+        return Rows{x.first + (keys.begin - block.begin) * x.stride, x.stride};
+      };
+      step(panel, keys.begin, count, from(rows.k), from(rows.v));
+    }
+  }
+  void gather(const KeyRange& block, BlockRows& rows) {
+    const int64_t count = block.end - block.begin;
+    rows.k = gather_rows(at(task_.args.k, p_.k, block.begin, kv_head_), p_.k, count, p_.head_dim,
+                         scratch_ + layout_.k);
+    rows.v = gather_rows(at(task_.args.v, p_.v, block.begin, kv_head_), p_.v, count, p_.value_dim,
+                         scratch_ + layout_.v);
+    rows.there = true;
+  }
+
   const T* at(const void* base, const AttentionStrides& s, int64_t token, int64_t head) const {
     return attention_detail::row(static_cast<const T*>(base), s, task_.batch, token, head);
   }
@@ -226,19 +283,21 @@ class PanelsForward {
                   .sum = rows + width,
                   .rescale = rows + 2 * width,
                   .new_max = rows + 3 * width,
-                  .begin = reinterpret_cast<int32_t*>(rows + 4 * width),
-                  .end = reinterpret_cast<int32_t*>(rows + 5 * width)};
+                  .keys = LaneKeys(p_, rows + 4 * width, width)};
     const Rows q = queries(at(task_.args.q, p_.q, panel.first, task_.head), panel.queries);
     load_transposed(q.first, q.stride, panel.queries, p_.head_dim,
                     static_cast<float>(p_.scale * kLog2E), panel.qt, width);
+    // A sink is a key that has been seen already.
+    const float sink = p_.sink ? static_cast<const float*>(task_.args.links.sinks)[task_.head] *
+                                     static_cast<float>(kLog2E)
+                               : -HUGE_VALF;
     for (int64_t i = 0; i < width; i += kLanes) {
-      hn::Store(hn::Set(d, -HUGE_VALF), d, panel.lane.max + i);
-      hn::Store(hn::Zero(d), d, panel.lane.sum + i);
+      hn::Store(hn::Set(d, sink), d, panel.lane.max + i);
+      hn::Store(hn::Set(d, sink == -HUGE_VALF ? 0.0f : 1.0f), d, panel.lane.sum + i);
     }
     for (int64_t i = 0; i < p_.value_dim * width; i += kLanes)
       hn::Store(hn::Zero(d), d, panel.ot + i);
-    panel.seen = block_keys(p_, panel.first, panel.queries, length_, width, panel.lane.begin,
-                            panel.lane.end);
+    panel.seen = fill_lanes(p_, seen_, panel.first, panel.queries, width, panel.lane.keys);
   }
 
   // One panel and the keys from j on.
@@ -257,15 +316,15 @@ class PanelsForward {
                                               .lane_row = lane.new_max,
                                               .steps = p_.head_dim},
                                              keys, panel.vecs);
-    if (j < panel.seen.full.begin || j + keys > panel.seen.full.end)
-      mask_scores({.scores = s,
-                   .stride = panel.width,
-                   .width = panel.width,
-                   .first_key = j,
-                   .keys = keys,
-                   .begin = lane.begin,
-                   .end = lane.end},
-                  lane.max, lane.new_max);
+    const ScoreBlock block{.scores = s,
+                           .stride = panel.width,
+                           .width = panel.width,
+                           .first_key = j,
+                           .keys = keys,
+                           .lanes = lane.keys};
+    const Look look = panel.seen.full(j, keys) ? Look::none : block.look();
+    if (links_.any()) links_.apply(block, panel.first, panel.queries, nullptr);
+    if (links_.any() || look != Look::none) mask_scores(block, look, lane.max, lane.new_max);
     online_softmax(lane, panel.vecs, keys, s);
     product<Into::rescale, Contiguous::row>({.a = v.first,
                                              .a_stride = v.stride,
@@ -282,7 +341,9 @@ class PanelsForward {
   const ForwardTask& task_;
   const ForwardLayout layout_;
   float* const scratch_;
-  const int64_t length_;
+  const attention_detail::Seen seen_;
+  const ScoreLinks links_;
+  const int64_t kv_head_;
   Panel panels_[kMaxPanels];
 };
 
@@ -295,6 +356,9 @@ void attention_forward(const ForwardTask& task, float* scratch) {
     PanelsForward<bf16>(task, scratch).run();
 }
 int64_t attention_forward_lanes() { return kLanes; }
+void attention_distances(const AttentionProblem& p, const float* from, float* to) {
+  reverse_distances(p, from, to);
+}
 
 }  // namespace HWY_NAMESPACE
 }  // namespace fovea
@@ -305,16 +369,31 @@ HWY_AFTER_NAMESPACE();
 namespace fovea::attention_detail {
 namespace {
 
-using ForwardFunction = void (*)(const ForwardTask&, float*);
+// What a target gives.
+struct Target {
+  void (*forward)(const ForwardTask&, float*);
+  void (*distances)(const AttentionProblem&, const float*, float*);
+  int64_t (*lanes)();
+};
 
 class HwyForward final : public KernelPlan<AttentionArgs> {
  public:
-  HwyForward(const AttentionProblem& problem, ForwardFunction function, int64_t lanes)
-      : p_(problem), panels_(problem.tq, lanes), function_(function) {
+  HwyForward(const AttentionProblem& problem, const Target& target)
+      : p_(problem), panels_(problem, target.lanes()), target_(target) {
     worker_scratch_bytes = static_cast<size_t>(ForwardLayout(p_, panels_).total) * sizeof(float);
+    if (p_.distance_bias)
+      scratch_bytes = static_cast<size_t>(p_.heads * distance_row(p_)) * sizeof(float);
   }
 
   void run(const AttentionArgs& args, const KernelContext& context) const noexcept override {
+    float* distances = reinterpret_cast<float*>(context.scratch);
+    if (p_.distance_bias) {
+      context.pool->parallel_for(p_.heads, [&](int64_t head, int) {
+        target_.distances(
+            p_, static_cast<const float*>(args.links.distance_bias) + head * (p_.tq + p_.tk - 1),
+            distances + head * distance_row(p_));
+      });
+    }
     const int64_t blocks = p_.batch * p_.heads * panels_.tasks;
     context.pool->parallel_for(blocks, [&](int64_t block, int worker) {
       const int64_t first = block % panels_.tasks * panels_.per_task;
@@ -322,12 +401,13 @@ class HwyForward final : public KernelPlan<AttentionArgs> {
       const ForwardTask task{.problem = p_,
                              .args = args,
                              .panels = panels_,
+                             .distances = distances,
                              .batch = block / panels_.tasks / p_.heads,
                              .head = head,
                              .first_panel = first,
                              .end_panel = std::min(first + panels_.per_task, panels_.count)};
       if (head < p_.heads_kept)
-        function_(task, context.worker<float>(worker));
+        target_.forward(task, context.worker<float>(worker));
       else if (p_.dtype == DType::f32)
         drop<float>(task);
       else
@@ -339,8 +419,9 @@ class HwyForward final : public KernelPlan<AttentionArgs> {
   // Zeros for the queries of a head that is not kept.
   template <class T>
   void drop(const ForwardTask& task) const {
-    const int64_t end =
-        task.end_panel < panels_.count ? panels_.first_query(task.end_panel) : p_.tq;
+    const int64_t end = task.end_panel < panels_.count
+                            ? std::min(p_.tq, panels_.first_query(task.end_panel))
+                            : p_.tq;
     for (int64_t i = panels_.first_query(task.first_panel); i < end; ++i) {
       std::fill_n(row(static_cast<T*>(task.args.out), p_.out, task.batch, i, task.head),
                   p_.value_dim, T(0.0f));
@@ -351,24 +432,25 @@ class HwyForward final : public KernelPlan<AttentionArgs> {
 
   AttentionProblem p_;
   Panels panels_;
-  ForwardFunction function_;
+  Target target_;
 };
 
-template <ForwardFunction kFunction, int64_t (*kLanesOf)()>
+template <auto kForward, auto kDistances, auto kLanesOf>
 std::unique_ptr<KernelPlan<AttentionArgs>> plan_hwy(const AttentionProblem& problem) {
   check(problem, false);
   if (problem.dtype != DType::f32 && problem.dtype != DType::bf16) return nullptr;
   if (problem.head_dim > 256 || problem.value_dim > 256) return nullptr;
-  return std::make_unique<HwyForward>(problem, kFunction, kLanesOf());
+  return std::make_unique<HwyForward>(problem, Target{kForward, kDistances, kLanesOf});
 }
 
 }  // namespace
 
 void append_hwy([[maybe_unused]] std::vector<AttentionKernel>& list) {
   [[maybe_unused]] const int64_t supported = hwy::SupportedTargets();
-#define FOVEA_ADD(bit, target, name) \
-  if (supported & bit)               \
-    list.push_back({name, plan_hwy<target::attention_forward, target::attention_forward_lanes>});
+#define FOVEA_ADD(bit, target, name)                                                       \
+  if (supported & bit)                                                                     \
+    list.push_back({name, plan_hwy<target::attention_forward, target::attention_distances, \
+                                   target::attention_forward_lanes>});
   FOVEA_FOR_EACH_TARGET(FOVEA_ADD)
 #undef FOVEA_ADD
 }

@@ -4,7 +4,7 @@
 #include <type_traits>
 
 #include "fovea/base/error.h"
-#include "fovea/kernels/attention.h"
+#include "fovea/kernels/attention_seen.h"
 #include "fovea/kernels/convert.h"
 
 namespace fovea::attention_detail {
@@ -29,6 +29,54 @@ double dot(const T* a, const T* b, int64_t n) {
 // Of the log-sum-exp.
 template <class T>
 using LseType = std::conditional_t<std::is_same_v<T, bf16>, float, T>;
+
+// The links of one query.
+template <class T>
+class Links {
+ public:
+  using Number = LseType<T>;  // of biases
+
+  Links(const AttentionProblem& p, const AttentionLinks& links, int64_t b, int64_t h, int64_t i)
+      : p_(p), h_(h), i_(i), seen_(Seen(p, links, b).of(i)) {
+    if (p.mask) mask_ = links_row(links.mask, p.mask_plane, b, h, i);
+    if (p.block > 0) list_ = block_list(p, links, b, h, i);
+    if (p.bias) bias_ = links_row(static_cast<const Number*>(links.bias), p.bias_plane, b, h, i);
+    if (p.distance_bias)
+      distances_ = static_cast<const Number*>(links.distance_bias) + distance_at(0);
+  }
+
+  bool sees(int64_t j) const {
+    return seen_.sees(p_, j) && (!mask_ || mask_[j] != 0) &&
+           (p_.block == 0 || listed(list_, p_, j));
+  }
+  // From scale q . k: what is held by the cap, and its derivative.
+  double capped(double score, double& slope) const {
+    slope = 1;
+    if (p_.soft_cap == 0) return score;
+    const double t = std::tanh(score / p_.soft_cap);
+    slope = 1 - t * t;
+    return p_.soft_cap * t;
+  }
+  double added(int64_t j) const {
+    return (bias_ ? number(bias_[j]) : 0.0) + (distances_ ? number(distances_[j]) : 0.0);
+  }
+  // Where in distance_bias the link to key j stands.
+  int64_t distance_at(int64_t j) const { return h_ * (p_.tq + p_.tk - 1) + j - i_ + p_.tq - 1; }
+
+ private:
+  const AttentionProblem& p_;
+  const int64_t h_, i_;
+  const SeenKeys seen_;
+  BlockList list_;
+  const uint8_t* mask_ = nullptr;
+  const Number* bias_ = nullptr;
+  const Number* distances_ = nullptr;
+};
+
+template <class T>
+double sink_of(const AttentionProblem& p, const AttentionLinks& links, int64_t head) {
+  return p.sink ? number(static_cast<const LseType<T>*>(links.sinks)[head]) : -INFINITY;
+}
 
 template <class T>
 class RefForward final : public KernelPlan<AttentionArgs> {
@@ -59,21 +107,28 @@ class RefForward final : public KernelPlan<AttentionArgs> {
     std::fill_n(out, p_.value_dim, rounded<T>(0));
     if (lse) *lse = 0;
     if (h >= p_.heads_kept) return;
-    const KeyRange keys = visible_keys(p_, i, key_length(p_, args.key_lengths, b));
+    const Links<T> links(p_, args.links, b, h, i);
+    const double sink = sink_of<T>(p_, args.links, h);
     double* score = scratch;
     double* sum_v = scratch + p_.tk;
-    double max = -INFINITY;
-    for (int64_t j = keys.begin; j < keys.end; ++j) {
-      score[j] = p_.scale * dot(q, row(k, p_.k, b, j, g), p_.head_dim);
+    double max = sink;
+    bool nan = false;
+    for (int64_t j = 0; j < p_.tk; ++j) {
+      if (!links.sees(j)) continue;
+      double slope;
+      score[j] = links.capped(p_.scale * dot(q, row(k, p_.k, b, j, g), p_.head_dim), slope) +
+                 links.added(j);
       max = std::max(max, score[j]);
+      nan = nan || std::isnan(score[j]);
     }
-    if (keys.end <= keys.begin) {
+    if (max == -INFINITY && !nan) {
       if (lse) *lse = -INFINITY;
       return;
     }
     std::fill_n(sum_v, p_.value_dim, 0.0);
-    double sum = 0;
-    for (int64_t j = keys.begin; j < keys.end; ++j) {
+    double sum = std::exp(sink - max);
+    for (int64_t j = 0; j < p_.tk; ++j) {
+      if (!links.sees(j)) continue;
       const double e = std::exp(score[j] - max);
       const T* vj = row(v, p_.v, b, j, g);
       sum += e;
@@ -98,15 +153,32 @@ class RefBackward final : public KernelPlan<AttentionBackwardArgs> {
         static_cast<size_t>((p_.tk + 1) * p_.head_dim + p_.tk * p_.value_dim) * sizeof(double);
   }
 
-  void run(const AttentionBackwardArgs& args,
+  void run(const AttentionBackwardArgs& wanted,
            const KernelContext& context) const noexcept override {
-    FOVEA_ASSERT(args.lse != nullptr);
-    context.pool->parallel_for(p_.batch * p_.kv_heads, [&](int64_t block, int worker) {
-      head(args, block / p_.kv_heads, block % p_.kv_heads, context.worker<double>(worker));
+    FOVEA_ASSERT(wanted.lse != nullptr);
+    const AttentionBackwardArgs args = named(p_, wanted);
+    zero_shared(args);
+    // What several heads add to is summed up by one task.
+    const bool shared = args.dbias || args.ddistance_bias || args.dsinks;
+    const int64_t heads = p_.batch * p_.kv_heads, each = shared ? heads : 1;
+    context.pool->parallel_for(heads / each, [&](int64_t task, int worker) {
+      for (int64_t n = task * each; n < (task + 1) * each; ++n)
+        head(args, n / p_.kv_heads, n % p_.kv_heads, context.worker<double>(worker));
     });
   }
 
  private:
+  void zero_shared(const AttentionBackwardArgs& args) const {
+    if (args.dsinks) std::fill_n(static_cast<Lse*>(args.dsinks), p_.heads, Lse(0));
+    if (args.ddistance_bias)
+      std::fill_n(static_cast<Lse*>(args.ddistance_bias), p_.heads * (p_.tq + p_.tk - 1), Lse(0));
+    if (!args.dbias) return;
+    for (int64_t n = 0; n < p_.batch * p_.heads * p_.tq; ++n)
+      std::fill_n(links_row(static_cast<Lse*>(args.dbias), p_.bias_plane, n / p_.tq / p_.heads,
+                            n / p_.tq % p_.heads, n % p_.tq),
+                  p_.tk, Lse(0));
+  }
+
   void head(const AttentionBackwardArgs& args, int64_t b, int64_t g, double* scratch) const {
     double* dq = scratch;
     double* dk = dq + p_.head_dim;
@@ -135,13 +207,23 @@ class RefBackward final : public KernelPlan<AttentionBackwardArgs> {
     const T* out = row(static_cast<const T*>(args.out), p_.out, b, i, h);
     const T* dout = row(static_cast<const T*>(args.dout), p_.dout, b, i, h);
     const double lse = number(static_cast<const Lse*>(args.lse)[(b * p_.heads + h) * p_.tq + i]);
+    if (lse == -INFINITY) return;  // nothing is seen
     const double delta = dot(dout, out, p_.value_dim);
-    const KeyRange keys = visible_keys(p_, i, key_length(p_, args.key_lengths, b));
-    for (int64_t j = keys.begin; j < keys.end; ++j) {
+    const Links<T> links(p_, args.links, b, h, i);
+    Lse* dbias =
+        args.dbias ? links_row(static_cast<Lse*>(args.dbias), p_.bias_plane, b, h, i) : nullptr;
+    for (int64_t j = 0; j < p_.tk; ++j) {
+      if (!links.sees(j)) continue;
       const T* k = row(static_cast<const T*>(args.k), p_.k, b, j, g);
       const T* v = row(static_cast<const T*>(args.v), p_.v, b, j, g);
-      const double prob = std::exp(p_.scale * dot(q, k, p_.head_dim) - lse);
-      const double ds = p_.scale * prob * (dot(dout, v, p_.value_dim) - delta);
+      double slope;
+      const double score = links.capped(p_.scale * dot(q, k, p_.head_dim), slope) + links.added(j);
+      const double prob = std::exp(score - lse);
+      const double dscore = prob * (dot(dout, v, p_.value_dim) - delta);
+      if (dbias) dbias[j] += static_cast<Lse>(dscore);
+      if (args.ddistance_bias)
+        static_cast<Lse*>(args.ddistance_bias)[links.distance_at(j)] += static_cast<Lse>(dscore);
+      const double ds = p_.scale * slope * dscore;
       double* dkj = dk + j * p_.head_dim;
       double* dvj = dv + j * p_.value_dim;
       for (int64_t d = 0; d < p_.head_dim; ++d) {
@@ -150,6 +232,10 @@ class RefBackward final : public KernelPlan<AttentionBackwardArgs> {
       }
       for (int64_t d = 0; d < p_.value_dim; ++d) dvj[d] += prob * number(dout[d]);
     }
+    // The sink's value is 0, so that dP is.
+    if (args.dsinks)
+      static_cast<Lse*>(args.dsinks)[h] -=
+          static_cast<Lse>(std::exp(sink_of<T>(p_, args.links, h) - lse) * delta);
   }
 
   AttentionProblem p_;

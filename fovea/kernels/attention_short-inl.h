@@ -13,7 +13,7 @@
 #include <cstdint>
 #include <utility>
 
-#include "fovea/kernels/attention-inl.h"
+#include "fovea/kernels/attention_scores-inl.h"
 #include "fovea/kernels/attention_short.h"
 #include "fovea/kernels/math-inl.h"
 
@@ -307,12 +307,12 @@ class ShortHeads {
         layout_(p_),
         scratch_(scratch),
         spread_(p_.tq),
-        seen_(block_keys(p_, 0, p_.tq,
-                         attention_detail::key_length(p_, task.args.key_lengths, task.batch),
-                         layout_.lanes, begin(), end())),
-        from_(seen_.touched.begin),
-        keys_(HWY_MAX(0, seen_.touched.end - from_)),
-        mask_(seen_.full.begin > from_ || seen_.full.end < from_ + keys_),
+        lanes_(p_, scratch_ + layout_.begin, layout_.end - layout_.begin),
+        seen_(fill_lanes(p_, attention_detail::Seen(p_, task.args.links, task.batch), 0, p_.tq,
+                         layout_.lanes, lanes_)),
+        from_(seen_.high.begin),
+        keys_(HWY_MAX(0, seen_.high.end - from_)),
+        mask_(!seen_.full(from_, keys_)),
         factor_(static_cast<float>(p_.scale * kLog2E)) {}
 
  protected:
@@ -346,7 +346,7 @@ class ShortHeads {
     for (int64_t c = 0; c < p_.head_dim; c += kLanes)
       hn::Store(hn::Mul(hn::LoadU(d, q + c), hn::Set(d, factor_)), d, scaled + c);
     row_dots(k_, {scaled, 0}, keys_, p_.head_dim, scores);
-    if (mask_) mask_row(scores, from_, keys_, begin()[i], end()[i]);
+    if (mask_) mask_row(scores, from_, keys_, lanes_.begin[i], lanes_.end[i]);
   }
 
   // [keys][lanes] at `at`: scores, or their gradients.
@@ -356,12 +356,8 @@ class ShortHeads {
             .width = spread_.width,
             .first_key = from_,
             .keys = keys_,
-            .begin = begin(),
-            .end = end()};
+            .lanes = lanes_};
   }
-
-  int32_t* begin() const { return reinterpret_cast<int32_t*>(scratch_ + layout_.begin); }
-  int32_t* end() const { return reinterpret_cast<int32_t*>(scratch_ + layout_.end); }
 
   const AttentionProblem& p_;
   const Args& args_;
@@ -369,7 +365,8 @@ class ShortHeads {
   const Layout layout_;
   float* const scratch_;
   const Spread spread_;
-  const BlockKeys seen_;
+  const LaneKeys lanes_;
+  const TouchedKeys seen_;
   const int64_t from_, keys_;  // that some query sees
   const bool mask_;            // not every query sees them all
   const float factor_;         // scale log2(e)

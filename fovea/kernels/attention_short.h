@@ -9,7 +9,7 @@
 #include <vector>
 
 #include "fovea/base/error.h"
-#include "fovea/kernels/attention.h"
+#include "fovea/kernels/attention_seen.h"
 
 namespace fovea::attention_detail {
 
@@ -24,8 +24,8 @@ constexpr int64_t kShortMaskedTokens = 56;
 inline bool short_enough(const AttentionProblem& p) {
   const bool masked = p.causal || p.window_left >= 0 || p.window_right >= 0;
   const int64_t tokens = masked ? kShortMaskedTokens : kShortTokens;
-  return (p.dtype == DType::f32 || p.dtype == DType::bf16) && std::max(p.tq, p.tk) <= tokens &&
-         std::max(p.head_dim, p.value_dim) <= kShortDim;
+  return is_plain(p) && (p.dtype == DType::f32 || p.dtype == DType::bf16) &&
+         std::max(p.tq, p.tk) <= tokens && std::max(p.head_dim, p.value_dim) <= kShortDim;
 }
 
 // One task is one key/value head of one sample, or all of them where there are samples enough for

@@ -69,7 +69,7 @@ class Forward {
         task_(task),
         layout_(p_),
         scratch_(scratch),
-        keys_(key_length(p_, task.args.key_lengths, task.batch)),
+        keys_(key_length(p_, task.args.links.key_lengths, task.batch)),
         factor_(static_cast<float>(std::abs(p_.scale)) * kLog2E) {}
 
   void run() const {

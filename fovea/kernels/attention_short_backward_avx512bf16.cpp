@@ -172,7 +172,7 @@ class Backward {
         task_(task),
         layout_(p_),
         scratch_(scratch),
-        keys_(key_length(p_, task.args.key_lengths, task.batch)) {}
+        keys_(key_length(p_, task.args.links.key_lengths, task.batch)) {}
 
   void run() const {
     for (int64_t g = task_.first_kv_head; g < task_.end_kv_head; ++g) group(g);

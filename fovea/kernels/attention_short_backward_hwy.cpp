@@ -125,8 +125,8 @@ class ShortBackward : ShortHeads<AttentionBackwardArgs, ShortBackwardLayout> {
       transpose_queries(dout, p_.value_dim, scale, layout_.dot);
       scores(k_, layout_.qt, p_.head_dim, p);
       scores(v_, layout_.dot, p_.value_dim, ds);
-      (mask_ ? probabilities<true> : probabilities<false>)(block(p), ds, scratch_ + layout_.lse,
-                                                           scratch_ + layout_.delta);
+      probabilities(block(p), mask_ ? Look::range : Look::none, ds, scratch_ + layout_.lse,
+                    scratch_ + layout_.delta);
     }
     for (int64_t i = spread_.first_single; i < p_.tq; ++i)
       single(q.first + i * q.stride, dout.first + i * dout.stride, i, scale, p, ds);

@@ -113,7 +113,7 @@ class ShortForward : ShortHeads<AttentionArgs, ShortForwardLayout> {
                                      .extra = scratch_ + layout_.max,
                                      .add = false},
                                     keys_, spread_.vecs);
-      if (mask_) mask_scores(block(s), nullptr, scratch_ + layout_.max);
+      if (mask_) mask_scores(block(s), Look::range, nullptr, scratch_ + layout_.max);
       softmax(s);
     }
     for (int64_t i = spread_.first_single; i < p_.tq; ++i) single(q.first + i * q.stride, i, s);

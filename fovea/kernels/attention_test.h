@@ -50,6 +50,10 @@ struct Arrays {
   std::vector<T> q, k, v, dout, out, dq, dk, dv;
   std::vector<LseType<T>> lse;
   std::vector<int32_t> lengths;
+  // Of links, as the problem asks for them; randomise_links() fills them.
+  std::vector<int32_t> documents, block_starts, block_keys;
+  std::vector<uint8_t> mask;
+  std::vector<LseType<T>> bias, distances, sinks, dbias, ddistances, dsinks;
 
   explicit Arrays(const AttentionProblem& p) {
     const auto size = [](int64_t a, int64_t b, int64_t c, int64_t d) {
@@ -78,6 +82,25 @@ struct Arrays {
     v = converted<T>(from.v);
     dout = converted<T>(from.dout);
     lengths = from.lengths;
+    documents = from.documents;
+    block_starts = from.block_starts;
+    block_keys = from.block_keys;
+    mask = from.mask;
+    const auto numbers = [](const auto& x) { return std::vector<LseType<T>>(x.begin(), x.end()); };
+    bias = dbias = numbers(from.bias);
+    distances = ddistances = numbers(from.distances);
+    sinks = dsinks = numbers(from.sinks);
+  }
+  AttentionLinks links() const {
+    const auto data = [](const auto& x) { return x.empty() ? nullptr : x.data(); };
+    return {.key_lengths = data(lengths),
+            .document_starts = data(documents),
+            .mask = data(mask),
+            .block_starts = data(block_starts),
+            .block_keys = data(block_keys),
+            .bias = data(bias),
+            .distance_bias = data(distances),
+            .sinks = data(sinks)};
   }
   AttentionArgs forward() {
     return {.q = q.data(),
@@ -85,7 +108,7 @@ struct Arrays {
             .v = v.data(),
             .out = out.data(),
             .lse = lse.data(),
-            .key_lengths = lengths.empty() ? nullptr : lengths.data()};
+            .links = links()};
   }
   AttentionBackwardArgs backward() {
     return {.q = q.data(),
@@ -97,7 +120,10 @@ struct Arrays {
             .dq = dq.data(),
             .dk = dk.data(),
             .dv = dv.data(),
-            .key_lengths = lengths.empty() ? nullptr : lengths.data()};
+            .links = links(),
+            .dbias = dbias.data(),
+            .ddistance_bias = ddistances.data(),
+            .dsinks = dsinks.data()};
   }
 };
 

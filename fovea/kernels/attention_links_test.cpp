@@ -1,0 +1,336 @@
+// Every mask, bias and normaliser of attention, alone and together, in every kernel against the
+// reference in double precision; and the reference against finite differences.
+#include <numeric>
+
+#include "fovea/base/test_errors.h"
+#include "fovea/kernels/attention_seen.h"
+#include "fovea/kernels/attention_test.h"
+
+namespace fovea {
+namespace {
+
+using attention_test::Arrays;
+using attention_test::backward_ref;
+using attention_test::expect_near;
+using attention_test::forward_ref;
+using attention_test::run_plan;
+
+// Whole numbers and choices.
+class Dice {
+ public:
+  explicit Dice(uint64_t seed) : random_(seed, stream_id("attention_links_test")) {}
+  int64_t of(int64_t least, int64_t most) {
+    const double u = (random_.normal() + 4) / 8 * 7919;
+    const double fraction = u - std::floor(u);
+    return least + static_cast<int64_t>(fraction * static_cast<double>(most - least + 1));
+  }
+  bool one_in(int64_t n) { return of(1, n) == 1; }
+  float normal() { return static_cast<float>(random_.normal()); }
+
+ private:
+  PhiloxStream random_;
+};
+
+int64_t pick(Dice& dice, std::initializer_list<int64_t> list) {
+  return list.begin()[dice.of(0, static_cast<int64_t>(list.size()) - 1)];
+}
+
+AttentionPlane random_plane(Dice& dice, const AttentionProblem& p, bool whole_queries) {
+  AttentionPlane plane;
+  plane.query = whole_queries || !dice.one_in(4) ? p.tk : 0;
+  const int64_t plane_size = plane.query == 0 ? p.tk : p.tq * p.tk;
+  plane.head = dice.one_in(2) ? plane_size : 0;
+  plane.batch = dice.one_in(2) ? (plane.head ? p.heads : 1) * plane_size : 0;
+  return plane;
+}
+int64_t plane_elements(const AttentionProblem& p, const AttentionPlane& plane) {
+  return (plane.batch ? p.batch : 1) * (plane.head ? p.heads : 1) * (plane.query ? p.tq : 1) * p.tk;
+}
+
+// A problem with some of everything.
+AttentionProblem random_problem(Dice& dice, int64_t most_tokens) {
+  AttentionProblem p;
+  p.batch = dice.of(1, 3);
+  p.tk = dice.of(1, most_tokens);
+  p.tq = dice.one_in(2) ? p.tk : dice.of(1, most_tokens);
+  p.kv_heads = dice.of(1, 2);
+  p.heads = p.kv_heads * dice.of(1, 2);
+  p.heads_kept = dice.one_in(4) ? dice.of(0, p.heads) : p.heads;
+  p.head_dim = pick(dice, {4, 8, 16, 20, 64});
+  p.value_dim = dice.one_in(2) ? p.head_dim : pick(dice, {4, 12, 32});
+  p.scale = dice.one_in(5) ? -0.3 : 1 / std::sqrt(static_cast<double>(p.head_dim));
+  p.causal = dice.one_in(3);
+  if (dice.one_in(2)) p.align = AttentionAlign::upper_left;
+  if (dice.one_in(2)) {
+    p.window_left = dice.one_in(4) ? -1 : dice.of(0, 60);
+    p.window_right = dice.one_in(3) ? -1 : dice.of(0, 60);
+  }
+  const bool windowed = p.window_left >= 0 || p.window_right >= 0;
+  if (windowed && dice.one_in(3)) p.dilation = dice.of(2, 5);
+  if (windowed && dice.one_in(3)) p.global_tokens = dice.of(1, 20);
+  if ((windowed || p.causal) && dice.one_in(3)) p.prefix = dice.of(1, 40);
+  if (p.tq == p.tk && dice.one_in(4)) p.documents = dice.of(1, 5);
+  if (dice.one_in(4)) {
+    p.mask = true;
+    p.mask_plane = random_plane(dice, p, false);
+  }
+  if (dice.one_in(4)) {
+    p.block = pick(dice, {16, 32, 48, 64, 80, 256});
+    const int64_t rows = (p.tq + p.block - 1) / p.block + 1;
+    if (dice.one_in(2)) p.block_plane = {.batch = p.heads * rows, .head = rows, .query = 1};
+  }
+  if (dice.one_in(3)) {
+    p.bias = true;
+    p.bias_plane = random_plane(dice, p, false);
+  }
+  p.distance_bias = dice.one_in(4);
+  p.sink = dice.one_in(4);
+  if (dice.one_in(4)) p.soft_cap = 1.5;
+  p.want_lse = true;
+  set_dense_strides(p, dice.one_in(2));
+  return p;
+}
+
+template <class T>
+void randomise_links(Dice& dice, const AttentionProblem& p, Arrays<T>& a) {
+  using Number = attention_test::LseType<T>;
+  if (dice.one_in(3))
+    for (int64_t b = 0; b < p.batch; ++b)
+      a.lengths.push_back(static_cast<int32_t>(dice.of(0, p.tk)));
+  for (int64_t b = 0; p.documents > 0 && b < p.batch; ++b) {
+    std::vector<int32_t> starts = {0, static_cast<int32_t>(p.tk)};
+    for (int64_t n = 1; n < p.documents; ++n)
+      starts.push_back(static_cast<int32_t>(dice.of(0, p.tk)));
+    std::sort(starts.begin(), starts.end());
+    a.documents.insert(a.documents.end(), starts.begin(), starts.end());
+  }
+  if (p.mask) {
+    a.mask.resize(static_cast<size_t>(plane_elements(p, p.mask_plane)));
+    // Runs of one value, so that whole blocks are hidden or seen.
+    for (size_t i = 0; i < a.mask.size();) {
+      const uint8_t value = dice.one_in(2) ? 0 : 255;
+      for (int64_t n = pick(dice, {1, 3, 40, 400}); n > 0 && i < a.mask.size(); --n)
+        a.mask[i++] = value;
+    }
+  }
+  if (p.block > 0) {
+    const int64_t lists = p.block_plane.head ? p.batch * p.heads : 1;
+    a.block_keys.push_back(-1);  // no list begins at 0
+    for (int64_t n = 0; n < lists; ++n) {
+      for (int64_t row = 0; row * p.block < p.tq; ++row) {
+        a.block_starts.push_back(static_cast<int32_t>(a.block_keys.size()));
+        for (int64_t c = 0; c * p.block < p.tk; ++c)
+          if (dice.one_in(2)) a.block_keys.push_back(static_cast<int32_t>(c));
+      }
+      a.block_starts.push_back(static_cast<int32_t>(a.block_keys.size()));
+    }
+  }
+  const auto fill = [&](std::vector<Number>& x, int64_t count, float factor) {
+    x.resize(static_cast<size_t>(count));
+    for (Number& v : x) v = static_cast<Number>(dice.normal() * factor);
+  };
+  if (p.bias) {
+    fill(a.bias, plane_elements(p, p.bias_plane), 1.0f);
+    if (dice.one_in(3))
+      for (Number& v : a.bias)
+        if (dice.one_in(5)) v = -std::numeric_limits<Number>::infinity();
+  }
+  if (p.distance_bias) fill(a.distances, p.heads * (p.tq + p.tk - 1), 1.0f);
+  if (p.sink) fill(a.sinks, p.heads, 2.0f);
+  a.dbias = a.bias;
+  a.ddistances = a.distances;
+  a.dsinks = a.sinks;
+}
+
+std::string text_of(const AttentionProblem& p) {
+  std::string s;
+  for (int64_t n :
+       {p.batch, p.tq, p.tk, p.heads, p.kv_heads, p.heads_kept, p.head_dim, p.value_dim,
+        p.window_left, p.window_right, p.dilation, p.global_tokens, p.prefix, p.documents, p.block})
+    s += " " + std::to_string(n);
+  const auto add = [&](bool has, const char* name) {
+    if (has) s += std::string(" ") + name;
+  };
+  add(p.causal, "causal");
+  add(p.align == AttentionAlign::upper_left, "upper-left");
+  add(p.mask, "mask");
+  add(p.bias, "bias");
+  add(p.distance_bias, "distance-bias");
+  add(p.sink, "sink");
+  add(p.soft_cap > 0, "soft-cap");
+  return s;
+}
+
+// Runs of rounding are measured by the largest value; sums over many links by that of their terms.
+template <class T>
+void expect_kernels_match(uint64_t seed, double tolerance, double gradient_tolerance) {
+  constexpr DType kType = std::is_same_v<T, float> ? DType::f32 : DType::bf16;
+  Dice dice(seed);
+  AttentionProblem p = random_problem(dice, 200);
+  Arrays<T> a(p);
+  a.randomise(seed);
+  randomise_links(dice, p, a);
+  AttentionProblem in_double = p;
+  in_double.dtype = DType::f64;
+  p.dtype = kType;
+  Arrays<double> want(in_double);
+  want.copy_inputs(a);
+  forward_ref(in_double, want);
+  for (const AttentionKernel& kernel : attention_kernels()) {
+    const auto plan = kernel.plan(p);
+    if (!plan) continue;
+    Arrays<T> got(p);
+    got.copy_inputs(a);
+    run_plan(*plan, got.forward());
+    const std::string what =
+        "seed " + std::to_string(seed) + " " + std::string(kernel.name) + text_of(p);
+    expect_near(got.out, want.out, tolerance, what + " out", 0.1);
+    expect_near(got.lse, want.lse, tolerance, what + " lse", 1);
+  }
+  // From the same results as the kernels get, so that only the gradient's own errors count.
+  Arrays<T> forward(p);
+  forward.copy_inputs(a);
+  run_plan(*attention_kernels().back().plan(p), forward.forward());
+  want.out = attention_test::converted<double>(forward.out);
+  want.lse.assign(forward.lse.begin(), forward.lse.end());
+  backward_ref(in_double, want);
+  for (const AttentionBackwardKernel& kernel : attention_backward_kernels()) {
+    const auto plan = kernel.plan(p);
+    if (!plan) continue;
+    Arrays<T> got(p);
+    got.copy_inputs(a);
+    got.out = forward.out;
+    got.lse = forward.lse;
+    run_plan(*plan, got.backward());
+    const std::string what =
+        "seed " + std::to_string(seed) + " " + std::string(kernel.name) + text_of(p);
+    expect_near(got.dq, want.dq, gradient_tolerance, what + " dq", 1);
+    expect_near(got.dk, want.dk, gradient_tolerance, what + " dk", 1);
+    expect_near(got.dv, want.dv, gradient_tolerance, what + " dv", 1);
+    expect_near(got.dbias, want.dbias, gradient_tolerance, what + " dbias", 1);
+    expect_near(got.ddistances, want.ddistances, gradient_tolerance, what + " distances", 1);
+    expect_near(got.dsinks, want.dsinks, gradient_tolerance, what + " sinks", 1);
+  }
+}
+
+TEST(AttentionLinks, EveryCombinationMatchesDoublePrecision) {
+  for (uint64_t seed = 1; seed <= 300 && !::testing::Test::HasFatalFailure(); ++seed)
+    expect_kernels_match<float>(seed, 3e-6, 2e-5);
+}
+
+TEST(AttentionLinks, EveryCombinationMatchesInBf16) {
+  for (uint64_t seed = 1001; seed <= 1100 && !::testing::Test::HasFatalFailure(); ++seed)
+    expect_kernels_match<bf16>(seed, 2e-2, 4e-2);
+}
+
+TEST(AttentionLinks, TheReferencesGradientsMatchFiniteDifferences) {
+  for (uint64_t seed = 2001; seed <= 2040; ++seed) {
+    Dice dice(seed);
+    AttentionProblem p = random_problem(dice, 9);
+    p.dtype = DType::f64;
+    Arrays<double> a(p);
+    a.randomise(seed);
+    randomise_links(dice, p, a);
+    for (double& x : a.bias) x = std::isinf(x) ? -3 : x;
+    forward_ref(p, a);
+    backward_ref(p, a);
+    const auto loss = [&] {
+      Arrays<double> moved(p);
+      moved.copy_inputs(a);
+      forward_ref(p, moved);
+      return std::inner_product(moved.out.begin(), moved.out.end(), a.dout.begin(), 0.0);
+    };
+    const std::pair<std::vector<double>*, std::vector<double>*> pairs[] = {
+        {&a.q, &a.dq},       {&a.k, &a.dk},         {&a.v, &a.dv},
+        {&a.bias, &a.dbias}, {&a.sinks, &a.dsinks}, {&a.distances, &a.ddistances}};
+    for (const auto& [values, gradient] : pairs) {
+      for (size_t n = 0; n < values->size(); n += 1 + values->size() / 12) {
+        constexpr double kStep = 1e-5;
+        const double x = (*values)[n];
+        (*values)[n] = x + kStep;
+        const double above = loss();
+        (*values)[n] = x - kStep;
+        const double below = loss();
+        (*values)[n] = x;
+        ASSERT_NEAR((*gradient)[n], (above - below) / (2 * kStep), 2e-8)
+            << "seed " << seed << text_of(p);
+      }
+    }
+  }
+}
+
+TEST(AttentionLinks, TheBitsAreTheSameForAnyNumberOfThreads) {
+  for (uint64_t seed = 3001; seed <= 3030; ++seed) {
+    Dice dice(seed);
+    const AttentionProblem p = random_problem(dice, 150);
+    Arrays<float> a(p);
+    a.randomise(seed);
+    randomise_links(dice, p, a);
+    for (size_t which = 0; which < attention_backward_kernels().size(); ++which) {
+      const auto forward = attention_kernels()[which].plan(p);
+      const auto backward = attention_backward_kernels()[which].plan(p);
+      if (!forward || !backward) continue;
+      const auto run = [&](int threads) {
+        Arrays<float> got(p);
+        got.copy_inputs(a);
+        run_plan(*forward, got.forward(), threads);
+        run_plan(*backward, got.backward(), threads);
+        return got;
+      };
+      const Arrays<float> one = run(1), three = run(3);
+      const auto same = [](const std::vector<float>& x, const std::vector<float>& y) {
+        return std::memcmp(x.data(), y.data(), x.size() * sizeof(float)) == 0;
+      };
+      EXPECT_TRUE(same(one.out, three.out) && same(one.lse, three.lse)) << seed;
+      EXPECT_TRUE(same(one.dq, three.dq) && same(one.dk, three.dk) && same(one.dv, three.dv));
+      EXPECT_TRUE(same(one.dbias, three.dbias) && same(one.ddistances, three.ddistances) &&
+                  same(one.dsinks, three.dsinks));
+    }
+  }
+}
+
+TEST(AttentionLinks, TheBlocksThatARunOfQueriesTouchesHoldAllThatTheySee) {
+  for (uint64_t seed = 4001; seed <= 4200; ++seed) {
+    Dice dice(seed);
+    const AttentionProblem p = random_problem(dice, 60);
+    Arrays<float> a(p);
+    randomise_links(dice, p, a);
+    const attention_detail::Seen seen(p, a.links(), 0);
+    const int64_t first = dice.of(0, p.tq - 1), last = dice.of(first, p.tq - 1);
+    const attention_detail::TouchedKeys touched(p, seen.of(first), seen.of(last));
+    for (int64_t j = 0; j < p.tk; ++j) {
+      const auto inside = [&](const attention_detail::KeyRange& r) {
+        return j >= r.begin && j < r.end;
+      };
+      for (int64_t i = first; i <= last; ++i) {
+        const bool sees = seen.of(i).sees(p, j);
+        EXPECT_TRUE(!sees || inside(touched.low) || inside(touched.high)) << seed;
+        EXPECT_TRUE(sees || !touched.full(j, 1)) << seed << text_of(p);
+      }
+    }
+  }
+}
+
+TEST(AttentionLinks, WrongCombinationsNameBothOptions) {
+  const auto expect = [](auto change, std::string_view first, std::string_view second) {
+    AttentionProblem p{.tq = 8, .tk = 8};
+    set_dense_strides(p, true);
+    change(p);
+    const Caught caught = error_of([&] { attention_kernels().back().plan(p); });
+    EXPECT_EQ(caught.code, ErrorCode::invalid_argument);
+    EXPECT_TRUE(contains(caught.what, first) && contains(caught.what, second)) << caught.what;
+  };
+  expect([](auto& p) { p.dilation = 2; }, "dilation=2", "window");
+  expect([](auto& p) { p.dilation = 0; }, "dilation", "0");
+  expect([](auto& p) { p.global_tokens = 3; }, "global_tokens=3", "window");
+  expect([](auto& p) { p.prefix = 3; }, "prefix=3", "causal");
+  expect([](auto& p) { p.prefix = -3; }, "prefix", "-3");
+  expect([](auto& p) { p.documents = 2, p.tq = 7; }, "documents=2", "tq=7");
+  expect([](auto& p) { p.block = 24; }, "block", "24");
+  expect([](auto& p) { p.soft_cap = -1; }, "soft_cap", "-1");
+  expect([](auto& p) { p.mask = true, p.mask_plane.query = 3; }, "mask", "tk=8");
+  expect([](auto& p) { p.bias = true, p.bias_plane.head = -1; }, "bias", "head -1");
+}
+
+}  // namespace
+}  // namespace fovea

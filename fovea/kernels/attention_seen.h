@@ -1,0 +1,155 @@
+// Which keys a query sees by its position, length and document, and the blocks of keys that a run
+// of queries touches; shared by the attention kernels, not for callers.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <limits>
+
+#include "fovea/kernels/attention.h"
+
+namespace fovea::attention_detail {
+
+// [begin, end), empty if end <= begin.
+struct KeyRange {
+  int64_t begin = 0;
+  int64_t end = 0;
+  bool empty() const { return end <= begin; }
+};
+inline KeyRange both(KeyRange a, KeyRange b) {
+  return {std::max(a.begin, b.begin), std::min(a.end, b.end)};
+}
+
+inline int64_t key_length(const AttentionProblem& p, const int32_t* lengths, int64_t batch) {
+  return lengths ? std::clamp<int64_t>(lengths[batch], 0, p.tk) : p.tk;
+}
+
+// The keys that one query sees: those in `hard` that are in `near` or below `low_end`. In `near`
+// only every dilation-th counts from the query's own position. The ends of both ranges grow with
+// the query; low_end does from one global query to the next, and among the others.
+struct SeenKeys {
+  KeyRange hard;        // by length and document
+  KeyRange near;        // by causal mask and window
+  int64_t low_end = 0;  // by prefix and global tokens
+  int64_t position = 0;
+
+  bool sees(const AttentionProblem& p, int64_t key) const {
+    if (key < hard.begin || key >= hard.end) return false;
+    if (key < low_end) return true;
+    return key >= near.begin && key < near.end && (position - key) % p.dilation == 0;
+  }
+};
+
+// Of one row of the batch.
+class Seen {
+ public:
+  Seen(const AttentionProblem& p, const AttentionLinks& links, int64_t batch)
+      : p_(p),
+        length_(key_length(p, links.key_lengths, batch)),
+        starts_(p.documents > 0 ? links.document_starts + batch * (p.documents + 1) : nullptr) {}
+
+  int64_t length() const { return length_; }
+
+  SeenKeys of(int64_t query) const {
+    SeenKeys s;
+    s.position = query + (p_.align == AttentionAlign::lower_right ? p_.tk - p_.tq : 0);
+    s.hard = {0, length_};
+    if (starts_) s.hard = both(s.hard, document(query));
+    const int64_t causal_end = p_.causal ? std::max<int64_t>(0, s.position + 1) : p_.tk;
+    const bool global = p_.global_tokens > 0 && s.position < p_.global_tokens;
+    s.low_end = global ? causal_end : std::min(p_.global_tokens, causal_end);
+    s.low_end = std::max(s.low_end, p_.prefix);
+    s.near = {0, causal_end};
+    if (p_.window_left >= 0)
+      s.near.begin = std::clamp<int64_t>(s.position - p_.window_left, 0, p_.tk);
+    if (p_.window_right >= 0 && p_.window_right < p_.tk - s.position)
+      s.near.end = std::min(s.near.end, std::max<int64_t>(0, s.position + p_.window_right + 1));
+    return s;
+  }
+
+ private:
+  KeyRange document(int64_t token) const {
+    // The last document that begins at the token or before it.
+    const int32_t* end = starts_ + p_.documents + 1;
+    const int32_t* next = std::upper_bound(starts_, end, token);
+    return {next == starts_ ? 0 : next[-1], next == end ? p_.tk : *next};
+  }
+
+  const AttentionProblem& p_;
+  const int64_t length_;
+  const int32_t* const starts_;
+};
+
+// Whether a query's keys are more than one range without gaps.
+inline bool has_gaps(const AttentionProblem& p) {
+  return p.dilation > 1 || p.global_tokens > 0 || p.prefix > 0;
+}
+// Whether every query sees every key up to the length.
+inline bool sees_all(const AttentionProblem& p) {
+  return !p.causal && p.window_left < 0 && p.window_right < 0 && p.documents == 0;
+}
+
+// The keys that some of the queries from the first to the last see, and those that all of them do.
+struct TouchedKeys {
+  KeyRange low, high;  // together; low lies below high, and either may be empty
+  KeyRange full_low, full_high;
+
+  TouchedKeys() = default;
+  TouchedKeys(const AttentionProblem& p, const SeenKeys& first, const SeenKeys& last) {
+    const KeyRange some{first.hard.begin, last.hard.end}, all{last.hard.begin, first.hard.end};
+    low = both({0, std::max(first.low_end, last.low_end)}, some);
+    high = both({first.near.begin, last.near.end}, some);
+    if (!low.empty() && !high.empty() && high.begin < low.end) {
+      high = {std::min(low.begin, high.begin), std::max(low.end, high.end)};
+      low = {};
+    }
+    full_low = both({0, std::min(first.low_end, last.low_end)}, all);
+    if (p.dilation == 1) full_high = both({last.near.begin, first.near.end}, all);
+  }
+
+  bool full(int64_t key, int64_t count) const {
+    const auto inside = [&](KeyRange r) { return key >= r.begin && key + count <= r.end; };
+    return inside(full_high) || inside(full_low);
+  }
+};
+
+// The list of one block of queries: blocks of keys.
+struct BlockList {
+  const int32_t* first = nullptr;
+  const int32_t* last = nullptr;
+};
+inline BlockList block_list(const AttentionProblem& p, const AttentionLinks& links, int64_t batch,
+                            int64_t head, int64_t query) {
+  const int32_t* starts = links.block_starts + batch * p.block_plane.batch +
+                          head * p.block_plane.head + query / p.block;
+  return {links.block_keys + starts[0], links.block_keys + starts[1]};
+}
+inline bool listed(const BlockList& list, const AttentionProblem& p, int64_t key) {
+  return std::binary_search(list.first, list.last, static_cast<int32_t>(key / p.block));
+}
+
+// From the distance biases of one head to those of the next where they lie in scratch: whole
+// vectors may be read beyond the last one.
+inline int64_t distance_row(const AttentionProblem& p) { return padded(p.tq + p.tk - 1 + 128); }
+
+// Whether links depend on nothing but causal mask, window and length.
+inline bool is_plain(const AttentionProblem& p) {
+  return !has_gaps(p) && p.documents == 0 && !p.mask && p.block == 0 && !p.bias &&
+         !p.distance_bias && !p.sink && p.soft_cap == 0;
+}
+
+// Without gradients of what the problem does not have.
+inline AttentionBackwardArgs named(const AttentionProblem& p, AttentionBackwardArgs args) {
+  if (!p.bias) args.dbias = nullptr;
+  if (!p.distance_bias) args.ddistance_bias = nullptr;
+  if (!p.sink) args.dsinks = nullptr;
+  return args;
+}
+
+// Element (b, h, i, 0) of an array over links.
+template <class T>
+T* links_row(T* base, const AttentionPlane& s, int64_t batch, int64_t head, int64_t query) {
+  return base + batch * s.batch + head * s.head + query * s.query;
+}
+
+}  // namespace fovea::attention_detail
