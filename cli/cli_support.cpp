@@ -6,7 +6,6 @@
 
 #include "fovea/base/error.h"
 #include "fovea/base/text.h"
-#include "fovea/data/augment.h"
 #include "fovea/infer/predictor.h"
 #include "fovea/runtime/compile.h"
 
@@ -51,16 +50,18 @@ Model Model::open_bundle(const std::string& path) {
 }
 
 void Model::bind() {
-  AugmentOptions augment;
   kind_ = &task_kind(recipe_);
   recipe_.bind("data", data_);
   recipe_.bind("train", train_);
-  recipe_.bind("augment", augment);
+  recipe_.bind("augment", augment_);
   levels_ = read_levels(recipe_);
 }
 
 DataInfo Model::info() const {
-  if (!bundle_) return data_info(load_dataset(data_, Split::test));
+  if (!bundle_) {
+    const Split small = has_split(data_, Split::test) ? Split::test : Split::train;
+    return data_info(load_with_progress(data_, small, nullptr));
+  }
   const int image = bundle_->graph.find(kImageInput);
   const Shape shape = image < 0 ? Shape{} : bundle_->graph.shape({image, 0});
   if (shape.size() != 4 || !shape[1].is_constant() || !shape[2].is_constant() ||
@@ -120,16 +121,39 @@ Graph Model::compiled(const Graph& graph, const RunOptions& options,
 Evaluation Model::evaluate(Split split, int64_t batch, std::shared_ptr<ThreadPool> pool,
                            const RunOptions& options) {
   const Graph graph = kind_->evaluation(inference());
-  const ImageDataset dataset = load_dataset(data_, split);
+  const ImageDataset dataset = load_with_progress(data_, split, pool);
   check_image_input(graph, dataset.height, dataset.width, dataset.channels, dataset.source);
   const auto classes = bundle_ ? bundle_->labels.size() : 0;
   if (classes > 0 && dataset.class_names.size() > classes)
     throw Error(ErrorCode::invalid_argument,
                 fmt::format("[eval] expected at most {} classes, as {} knows, got {} from {}",
                             classes, path_, dataset.class_names.size(), dataset.source));
+  // Labels are indices: under other names they would mean something else.
+  for (size_t i = 0; i < dataset.class_names.size() && i < classes; ++i) {
+    if (dataset.class_names[i] == bundle_->labels[i]) continue;
+    throw Error(ErrorCode::invalid_argument,
+                fmt::format("[eval] {} was trained with '{}' as class {}, in {} that is '{}' (name "
+                            "the classes in the order of labels.txt in data.classes)",
+                            path_, bundle_->labels[i], i, dataset.source, dataset.class_names[i]));
+  }
   Evaluator evaluator(compiled(graph, options), kind_->metrics(), std::make_shared<VariableStore>(),
                       std::move(pool));
   return evaluator.run(dataset, batch);
+}
+
+void show_loading(Progress& progress, Split split, int64_t done, int64_t all) {
+  if (done == all) return progress.finish();
+  progress.update(static_cast<double>(done) / static_cast<double>(all),
+                  fmt::format("reading {} images of {}: {}", all, enum_name(split), done));
+}
+
+ImageDataset load_with_progress(const DataOptions& options, Split split,
+                                std::shared_ptr<ThreadPool> pool) {
+  Progress progress(stderr);
+  LoadContext context;
+  context.pool = std::move(pool);
+  context.progress = [&](int64_t done, int64_t all) { show_loading(progress, split, done, all); };
+  return load_dataset(options, split, context);
 }
 
 void print_json(const Json& json) { fmt::print("{}\n", json.text()); }

@@ -9,7 +9,9 @@
 
 #include "cli/arguments.h"
 #include "cli/json.h"
+#include "fovea/base/progress.h"
 #include "fovea/base/thread_pool.h"
+#include "fovea/data/augment.h"
 #include "fovea/formats/bundle.h"
 #include "fovea/formats/recipe.h"
 #include "fovea/infer/evaluator.h"
@@ -53,6 +55,9 @@ class Model {
   // Those of the bundle, or none yet.
   std::shared_ptr<VariableStore> variables() const;
 
+  const DataOptions& data() const { return data_; }
+  const AugmentOptions& augment() const { return augment_; }
+
   // Those of the recipe, without "full".
   const std::vector<LevelOptions>& levels() const { return levels_; }
   // The level that --level names, nullptr for "full". Throws Error with the nearest name.
@@ -79,6 +84,7 @@ class Model {
   std::optional<Bundle> bundle_;  // empty where the path is a recipe
   const TaskKind* kind_ = nullptr;
   DataOptions data_;
+  AugmentOptions augment_;
   TrainOptions train_;
   std::vector<LevelOptions> levels_;
   std::optional<Task> task_;
@@ -86,6 +92,12 @@ class Model {
 
 // "f32", "bf16" or "auto"; throws Error for anything else.
 Precision precision_named(const std::string& text);
+
+// The bar while the files of a split are read; cleared after the last.
+void show_loading(Progress& progress, Split split, int64_t done, int64_t all);
+// The same as what load_dataset() asks for, on standard error.
+ImageDataset load_with_progress(const DataOptions& options, Split split,
+                                std::shared_ptr<ThreadPool> pool);
 
 // With a line break behind, to standard output.
 void print_json(const Json& json);

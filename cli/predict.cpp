@@ -21,7 +21,7 @@ struct Options {
 
 void declare(Arguments& arguments, Options& o) {
   arguments.positional("BUNDLE", o.path, "Folder of the model");
-  arguments.positionals("FILE", o.files, "Images of the size that the model was trained with");
+  arguments.positionals("FILE", o.files, "Images of any size: they are resized as the recipe says");
   arguments.option("--top", o.top, 1, INT64_MAX, "Classes to show for each image");
   arguments.threads(o.threads);
   arguments.json(o.json);

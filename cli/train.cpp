@@ -121,7 +121,8 @@ Cost measure(const std::string& folder, const std::shared_ptr<ThreadPool>& pool)
     cost.latency_milliseconds = latency_milliseconds(execution, 200);
     for (const NodeReport& node : execution.reports()) cost.flops += node.flops;
   }
-  cost.images_per_second = model.evaluate(Split::test, 256, pool).examples_per_second;
+  const Split split = has_split(model.data(), Split::test) ? Split::test : Split::train;
+  cost.images_per_second = model.evaluate(split, 256, pool).examples_per_second;
   cost.file_bytes = std::filesystem::file_size(std::filesystem::path(folder) / "model.safetensors");
   return cost;
 }
@@ -220,12 +221,20 @@ int run(const Call& call, Options& o) {
   request.init = o.init;
   request.pool = pool;
   request.stop = &stop_requested;
-  if (!o.quiet) request.progress = [&](const TrainProgress& p) { show(progress, p); };
+  ReadOptions reading;
+  reading.pool = pool;
+  reading.note = [&](const std::string& text) { progress.line("note: " + text); };
+  if (!o.quiet) {
+    request.progress = [&](const TrainProgress& p) { show(progress, p); };
+    reading.progress = [&](Split split, int64_t done, int64_t all) {
+      show_loading(progress, split, done, all);
+    };
+  }
 
   TrainResult result;
   {
     const StopOnSignal stop;
-    result = train(recipe, request);
+    result = train(read_job(recipe, reading), request);
   }
   progress.finish();
   if (result.interrupted) return report_interruption(call, o);

@@ -56,6 +56,7 @@ const std::vector<VerbGroup>& verb_groups();
 const Verb& verb_named(const std::string& name);
 std::vector<Argument> arguments_of(const Verb& verb);
 
+Verb new_verb();
 Verb train_verb();
 Verb predict_verb();
 Verb eval_verb();
@@ -63,6 +64,7 @@ Verb export_verb();
 Verb profile_verb();
 Verb graph_verb();
 Verb diff_verb();
+Verb data_verb();
 Verb bench_verb();
 Verb doctor_verb();
 Verb help_verb();

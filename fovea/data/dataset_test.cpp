@@ -84,10 +84,14 @@ TEST(Dataset, ImpossibleSplitsAreErrors) {
   };
   options.validation = 30;
   refuses("expected less than the 30 training samples, got 30", Split::train);
-  options.validation = -1;
-  refuses("at least 0 samples, got -1", Split::train);
+  options.validation = -2;
+  refuses("expected a share below 1 or a number of samples, got -2", Split::train);
+  options.validation = 2.5;
+  refuses("expected a share below 1 or a number of samples, got 2.5", Split::train);
   options.validation = 0;
-  refuses("data.validation is 0", Split::validation);
+  refuses("there is no validation split", Split::validation);
+  EXPECT_FALSE(has_split(options, Split::validation));
+  EXPECT_TRUE(has_split(options, Split::test));
   options.dir = "";
   refuses("expected 'dir'", Split::train);
   options.kind = DataKind::fashion_mnist;

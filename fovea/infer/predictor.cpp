@@ -7,6 +7,8 @@
 #include <cstring>
 
 #include "fovea/base/error.h"
+#include "fovea/data/prepare_image.h"
+#include "fovea/formats/recipe.h"
 #include "fovea/infer/evaluator.h"
 #include "fovea/runtime/compile.h"
 #include "fovea/tasks/task.h"
@@ -14,11 +16,11 @@
 namespace fovea {
 namespace {
 
-// The image as grey or colour, whichever the model takes; sizes are left to check_image_input.
-Image with_channels(const Image& image, const Size& channels) {
-  if (channels == Size(1) && image.channels == 3) return to_grey(image);
-  if (channels == Size(3) && image.channels == 1) return to_rgb(image);
-  return image;
+// How the bundle's recipe made its samples of image files.
+ResizeMode resize_of(const Bundle& bundle) {
+  DataOptions data;
+  RecipeTable::parse(bundle.recipe, "recipe.toml").bind("data", data);
+  return data.resize;
 }
 
 // A graph that predicts, or an Error that says why it does not.
@@ -71,28 +73,38 @@ std::function<HostTensorPtr(const std::string&)> frozen_weights(const Bundle& bu
 
 Predictor::Predictor(const Bundle& bundle, std::shared_ptr<ThreadPool> pool)
     : labels_(bundle.labels),
+      resize_(resize_of(bundle)),
       variables_(make_variables(bundle)),
       session_(compiled_classifier(bundle), variables_,
                pool ? std::move(pool) : std::make_shared<ThreadPool>()) {}
 
+Image Predictor::prepare(const Image& image, const std::string& name) const {
+  const std::string place = fmt::format("[predict] {}", name);
+  const Shape& shape = image_input_shape(session_.graph(), place);
+  // A model that leaves a size open takes the image as it is.
+  const auto size = [](const Size& asked, int64_t own) {
+    return asked.is_constant() ? asked.constant() : own;
+  };
+  const ImageShape wanted = {size(shape[1], image.height), size(shape[2], image.width),
+                             size(shape[3], image.channels)};
+  try {
+    return prepare_image(image, wanted, resize_);
+  } catch (const Error& e) {
+    throw Error{e.code(), fmt::format("{}: {}", place, e.what())};
+  }
+}
+
 std::vector<ClassScore> Predictor::predict(const Image& image, const std::string& name) {
   const std::string place = fmt::format("[predict] {}", name);
-  const Graph& graph = session_.graph();
-  const Shape& shape = image_input_shape(graph, place);
-  const bool fits = Size(image.height) == shape[1] && Size(image.width) == shape[2];
-  // Only an image that fits is converted: a large one would cost time to be refused.
-  if (!fits) check_image_input(graph, image.height, image.width, image.channels, place);
-  const Image converted = with_channels(image, shape[3]);
-  check_image_input(graph, converted.height, converted.width, converted.channels, place);
-
+  const Image sample = prepare(image, name);
   Execution& execution = session_.prepare({{"B", 1}});
   const std::span<std::byte> input = execution.input(kImageInput);
-  if (converted.pixels.size() != input.size()) {
+  if (sample.pixels.size() != input.size()) {
     throw Error{ErrorCode::invalid_argument,
                 fmt::format("{}: expected {} bytes of pixels, got {}", place, input.size(),
-                            converted.pixels.size())};
+                            sample.pixels.size())};
   }
-  std::memcpy(input.data(), converted.pixels.data(), input.size());
+  std::memcpy(input.data(), sample.pixels.data(), input.size());
   execution.run();
 
   std::vector<ClassScore> scores;

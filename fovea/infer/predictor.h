@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "fovea/data/data_options.h"
 #include "fovea/formats/bundle.h"
 #include "fovea/formats/image.h"
 #include "fovea/runtime/session.h"
@@ -32,9 +33,13 @@ class Predictor {
   // Without a pool it makes one of all processors.
   explicit Predictor(const Bundle& bundle, std::shared_ptr<ThreadPool> pool = {});
 
-  // All classes for one image, the most probable first, equals in the order of the labels. Grey
-  // images are taken by colour models and the other way round; `name` stands in errors. One thread
-  // at a time. Throws Error: invalid_argument when the size does not fit, non_finite when the model
+  // The image as the model sees it: of its size and channels, as the bundle's recipe (data.resize)
+  // made them for training. `name` stands in errors. Throws Error (invalid_argument) for an image
+  // that cannot be.
+  Image prepare(const Image& image, const std::string& name) const;
+
+  // All classes for one image, prepared as above, the most probable first, equals in the order of
+  // the labels. One thread at a time. Throws Error: what prepare throws, non_finite when the model
   // gives no numbers.
   std::vector<ClassScore> predict(const Image& image, const std::string& name);
 
@@ -42,6 +47,7 @@ class Predictor {
 
  private:
   std::vector<std::string> labels_;
+  ResizeMode resize_;
   std::shared_ptr<VariableStore> variables_;
   Session session_;
 };

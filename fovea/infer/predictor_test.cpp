@@ -109,19 +109,29 @@ TEST(Predictor, EqualProbabilitiesStandInTheOrderOfTheLabels) {
   EXPECT_EQ(scores[2].label, "mouse");
 }
 
-TEST(Predictor, AnImageOfAnotherSizeIsAnError) {
+TEST(Predictor, AnImageOfAnotherSizeIsPreparedAsTheRecipeSays) {
+  Image wide{8, 16, 1, std::vector<uint8_t>(128)};
+  for (size_t i = 0; i < wide.pixels.size(); ++i) wide.pixels[i] = static_cast<uint8_t>(2 * i);
+  const auto predict = [&](const std::string& recipe, const Image& image) {
+    Bundle bundle = tiny_bundle();
+    bundle.recipe = recipe;
+    return make_predictor(bundle).predict(image, "wide.png");
+  };
+  Image middle{8, 8, 1, {}};
+  for (size_t y = 0; y < 8; ++y)
+    for (size_t x = 0; x < 8; ++x) middle.pixels.push_back(wide.pixels[y * 16 + x + 4]);
+  EXPECT_TRUE(same_scores(predict("", wide), predict("", resize(middle, 4, 4))));
+  EXPECT_TRUE(
+      same_scores(predict("[data]\nresize = \"stretch\"", wide), predict("", resize(wide, 4, 4))));
+  EXPECT_FALSE(same_scores(predict("[data]\nresize = \"pad\"", wide), predict("", wide)));
+}
+
+TEST(Predictor, AnImageThatCannotBeIsAnError) {
   Predictor predictor = make_predictor(tiny_bundle());
-  expect_error(ErrorCode::invalid_argument,
-               "[predict] cat.png: the model takes images of 4x4 grey, this one is 64x48 colour; "
-               "resize it first",
-               [&] {
-                 predictor.predict({48, 64, 3, std::vector<uint8_t>(48 * 64 * 3)}, "cat.png");
-               });
-  expect_error(ErrorCode::invalid_argument,
-               "takes images of 4x4 grey, this one is 4x4 with 2 channels; convert it first", [&] {
-                 predictor.predict({4, 4, 2, std::vector<uint8_t>(32)}, "cat.png");
-               });
-  expect_error(ErrorCode::invalid_argument, "cat.png: expected 16 bytes of pixels, got 15", [&] {
+  expect_error(ErrorCode::invalid_argument, "[predict] cat.png: ", [&] {
+    predictor.predict({4, 4, 2, std::vector<uint8_t>(32)}, "cat.png");
+  });
+  expect_error(ErrorCode::invalid_argument, "[predict] cat.png: ", [&] {
     predictor.predict({4, 4, 1, std::vector<uint8_t>(15)}, "cat.png");
   });
 }

@@ -1,11 +1,39 @@
 #include "fovea/tasks/image_classification.h"
 
+#include <fmt/format.h>
+
+#include <cmath>
+#include <memory>
+#include <span>
+
 #include "fovea/graph/ops.h"
 #include "fovea/models/vision.h"
 
 namespace fovea {
 
 namespace {
+
+// Logits as the training loss sees them: with balance * log(frequency) added (Menon et al. 2021,
+// "Long-tail learning via logit adjustment", equation 10), so that the model need not learn which
+// classes are frequent. Inference leaves it away.
+Value adjusted(Graph& g, Value logits, const std::vector<int64_t>& counts, double balance) {
+  if (!(balance >= 0 && balance <= 10))
+    throw Error(ErrorCode::invalid_argument,
+                fmt::format("[task] balance: expected 0 to 10, got {}", balance));
+  if (balance == 0 || counts.empty()) return logits;
+  double all = 0;
+  for (int64_t n : counts) all += static_cast<double>(n) + 1;
+  auto tensor = std::make_shared<HostTensor>();
+  tensor->shape = {static_cast<int64_t>(counts.size())};
+  for (int64_t n : counts) {
+    // One more each, so that a class without samples has a logarithm.
+    const auto v = static_cast<float>(balance * std::log((static_cast<double>(n) + 1) / all));
+    const auto bytes = std::as_bytes(std::span(&v, 1));
+    tensor->bytes.insert(tensor->bytes.end(), bytes.begin(), bytes.end());
+  }
+  const Graph::Scope scope(g, "balance");
+  return ops::add(g, logits, ops::constant(g, std::move(tensor)));
+}
 
 // Adds loss and accuracy to a graph with logits. Outputs: loss.sum, loss.count, correct.sum.
 void add_losses(Graph& g, Value logits, double smoothing) {
@@ -68,7 +96,8 @@ Task image_classification(const DataInfo& data, const ImageModel& model,
     Graph& g = task.train;
     const Value x = ops::input(g, kImageInput, DType::u8, image);
     const Value rng = ops::input(g, kRngInput, DType::i32, {3});
-    add_losses(g, model(g, x, classes, {.training = true, .rng = rng}), options.label_smoothing);
+    const Value logits = model(g, x, classes, {.training = true, .rng = rng});
+    add_losses(g, adjusted(g, logits, data.class_counts, options.balance), options.label_smoothing);
   }
   return task;
 }

@@ -45,6 +45,18 @@ TEST(ImageClassification, BuildersMakeNoKeyBias) {
   EXPECT_LT(task.infer.find("vit.enc.0.k.bias"), 0);
 }
 
+TEST(ImageClassification, BalanceAddsTheLogarithmOfTheFrequenciesToTheLossAlone) {
+  RecipeTable recipe = RecipeTable::parse(kModel + "[task]\nbalance = 2.0\n", "test.toml");
+  const DataInfo data = {8, 8, 1, {"a", "b", "c"}, {5, 1, 0}};
+  const Task task = make_task(recipe, data);
+  // 2 log(6/9), 2 log(2/9), 2 log(1/9)
+  EXPECT_NE(print_graph(task.train).find("-0.81093"), std::string::npos) << print_graph(task.train);
+  EXPECT_NE(print_graph(task.train).find("-3.00815"), std::string::npos);
+  EXPECT_NE(print_graph(task.train).find("-4.39444"), std::string::npos);
+  EXPECT_EQ(print_graph(task.infer), print_graph(make(kModel).infer));
+  EXPECT_EQ(print_graph(make(kModel).train).find("balance"), std::string::npos);
+}
+
 TEST(ImageClassification, OptionsThatDoNotFitAreErrors) {
   const auto code = ErrorCode::invalid_argument;
   expect_error(code, "no multiple of patch=3", [] { make("[model]\nstem = []\npatch = 3\n"); });
@@ -54,6 +66,8 @@ TEST(ImageClassification, OptionsThatDoNotFitAreErrors) {
                [] { make("[model]\nwidth = -1\n", 16); });
   expect_error(code, "layers: expected 1 to 1000", [] { make("[model]\nlayers = 100000\n", 16); });
   expect_error(code, "smoothing", [] { make("[task]\nlabel_smoothing = 1.5\n", 16); });
+  expect_error(code, "balance: expected 0 to 10, got -1",
+               [] { make("[task]\nbalance = -1\n", 16); });
   expect_error(code, "did you mean 'image_classification'",
                [] { make("[task]\nkind = \"image_clasification\"\n"); });
   expect_error(code, "did you mean 'model.attention.causal'",

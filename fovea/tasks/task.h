@@ -28,6 +28,7 @@ struct LossTerm {
 struct DataInfo {
   int64_t height = 0, width = 0, channels = 0;
   std::vector<std::string> class_names;
+  std::vector<int64_t> class_counts = {};  // samples to train with; empty: not known
 };
 
 DataInfo data_info(const ImageDataset& dataset);

@@ -3,6 +3,7 @@
 #include <vector>
 
 #include "fovea/base/text.h"
+#include "fovea/data/statistics.h"
 #include "fovea/graph/ops.h"
 #include "fovea/tasks/image_classification.h"
 
@@ -14,7 +15,8 @@ std::span<const TaskKind> task_kinds() {
 }
 
 DataInfo data_info(const ImageDataset& dataset) {
-  return {dataset.height, dataset.width, dataset.channels, dataset.class_names};
+  return {dataset.height, dataset.width, dataset.channels, dataset.class_names,
+          class_counts(dataset)};
 }
 
 Value predicted_class(Graph& g, Value logits) {

@@ -44,8 +44,16 @@ struct TrainJob {
   std::string recipe = {};
 };
 
+// Who reads data and who hears of it; all may be empty.
+struct ReadOptions {
+  std::shared_ptr<ThreadPool> pool = {};  // that decodes image files; empty: one of all processors
+  // Files of a split that have been read, of all.
+  std::function<void(Split split, int64_t done, int64_t all)> progress = {};
+  std::function<void(const std::string&)> note = {};  // what a person should know
+};
+
 // Loads the data, builds the task. Throws Error for a bad recipe or data set.
-TrainJob read_job(RecipeTable& recipe);
+TrainJob read_job(RecipeTable& recipe, const ReadOptions& how = {});
 
 struct TrainRequest {
   std::filesystem::path out;              // the bundle's folder

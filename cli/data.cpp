@@ -1,0 +1,261 @@
+// fovea data: what is in the data set that a model or a recipe names.
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <array>
+#include <optional>
+
+#include "cli/cli_support.h"
+#include "cli/data_export.h"
+#include "cli/sample_sheet.h"
+#include "cli/verbs.h"
+#include "fovea/base/error.h"
+#include "fovea/data/statistics.h"
+#include "fovea/formats/file.h"
+
+namespace fovea::cli {
+
+namespace {
+
+constexpr std::array<Split, 3> kSplits = {Split::train, Split::validation, Split::test};
+constexpr size_t kShownTwins = 3;
+constexpr double kImbalance = 3;  // the largest class by the smallest, from which it is pointed out
+
+struct Contents {
+  std::array<ImageDataset, 3> splits;          // empty: there is none
+  std::array<std::vector<int64_t>, 3> counts;  // by class
+  PixelStatistics pixels;                      // of train
+  std::vector<Twins> twins;
+
+  const ImageDataset& train() const { return splits[0]; }
+};
+
+Contents read_contents(const DataOptions& options, const std::shared_ptr<ThreadPool>& pool) {
+  Contents contents;
+  for (Split split : kSplits) {
+    if (!has_split(options, split)) continue;
+    const auto i = static_cast<size_t>(split);
+    contents.splits[i] = load_with_progress(options, split, pool);
+    contents.counts[i] = class_counts(contents.splits[i]);
+  }
+  contents.pixels = pixel_statistics(contents.train());
+  contents.twins = find_twins(contents.splits);
+  return contents;
+}
+
+bool is_leak(const Twins& t) { return t.a != t.b; }
+
+// What a person should know before training.
+std::vector<std::string> remarks(const Contents& c) {
+  std::vector<std::string> lines;
+  const std::vector<int64_t>& counts = c.counts[0];
+  const auto [least, most] = std::minmax_element(counts.begin(), counts.end());
+  const auto name = [&](auto it) {
+    return c.train().class_names[static_cast<size_t>(it - counts.begin())];
+  };
+  if (*least == 0)
+    lines.push_back(fmt::format("the class '{}' has no training sample", name(least)));
+  else if (static_cast<double>(*most) >= kImbalance * static_cast<double>(*least))
+    lines.push_back(fmt::format(
+        "'{}' has {:.1f} times as many training samples as '{}' "
+        "(task.balance = 1.0 makes training treat classes alike)",
+        name(most), static_cast<double>(*most) / static_cast<double>(*least), name(least)));
+  for (Split split : kSplits) {
+    const ImageDataset& data = c.splits[static_cast<size_t>(split)];
+    if (!data.skipped.empty())
+      lines.push_back(
+          fmt::format("files of {} that cannot be read and are left out: {}, the first: {}",
+                      enum_name(split), data.skipped.size(), data.skipped[0]));
+  }
+  const auto tell = [&](const std::string& one, const std::string& many, auto&& counts_as) {
+    std::vector<std::string> named;
+    size_t found = 0;
+    for (const Twins& t : c.twins) {
+      if (!counts_as(t)) continue;
+      if (++found <= kShownTwins)
+        named.push_back(fmt::format("{} = {}", c.splits[static_cast<size_t>(t.a)].name(t.first),
+                                    c.splits[static_cast<size_t>(t.b)].name(t.second)));
+    }
+    if (found > 0)
+      lines.push_back(fmt::format("{} {}: {}{}", found, found == 1 ? one : many,
+                                  fmt::join(named, "; "), found > named.size() ? "; ..." : ""));
+  };
+  for (const auto& [a, b] :
+       {std::pair(Split::train, Split::validation), std::pair(Split::train, Split::test),
+        std::pair(Split::validation, Split::test)}) {
+    const std::string rest =
+        fmt::format("in {} too (a leak: {} looks better than it is)", enum_name(a), enum_name(b));
+    tell(fmt::format("image of {} is {}", enum_name(b), rest),
+         fmt::format("images of {} are {}", enum_name(b), rest),
+         [a = a, b = b](const Twins& t) { return t.a == a && t.b == b; });
+  }
+  tell("image stands twice in its split", "images stand twice in their split",
+       [](const Twins& t) { return !is_leak(t); });
+  tell("pair of equal images has different classes", "pairs of equal images have different classes",
+       [](const Twins& t) { return !t.same_label; });
+  return lines;
+}
+
+void print_as_json(const DataOptions& options, const Contents& c) {
+  const ImageDataset& train = c.train();
+  Json classes = Json::array(), channels = Json::array();
+  for (size_t k = 0; k < train.class_names.size(); ++k) {
+    Json one = Json::object();
+    one.set("name", train.class_names[k]);
+    for (Split split : kSplits)
+      if (const auto& counts = c.counts[static_cast<size_t>(split)]; !counts.empty())
+        one.set(enum_name(split), counts[k]);
+    classes.push(std::move(one));
+  }
+  Json counts = Json::object(), skipped = Json::object();
+  for (Split split : kSplits) {
+    const ImageDataset& data = c.splits[static_cast<size_t>(split)];
+    counts.set(enum_name(split), data.size());
+    skipped.set(enum_name(split), static_cast<int64_t>(data.skipped.size()));
+  }
+  for (size_t k = 0; k < c.pixels.mean.size(); ++k) {
+    Json channel = Json::object();
+    channel.set("mean", c.pixels.mean[k]).set("deviation", c.pixels.deviation[k]);
+    channels.push(std::move(channel));
+  }
+  Json twins = Json::array();
+  for (const Twins& t : c.twins) {
+    Json one = Json::object();
+    one.set("split_a", enum_name(t.a))
+        .set("a", c.splits[static_cast<size_t>(t.a)].name(t.first))
+        .set("split_b", enum_name(t.b))
+        .set("b", c.splits[static_cast<size_t>(t.b)].name(t.second))
+        .set("same_class", t.same_label);
+    twins.push(std::move(one));
+  }
+  Json notes = Json::array();
+  for (const std::string& line : remarks(c)) notes.push(line);
+  Json out = Json::object();
+  out.set("source", train.source)
+      .set("kind", enum_name(options.kind))
+      .set("height", train.height)
+      .set("width", train.width)
+      .set("channels", train.channels)
+      .set("samples", std::move(counts))
+      .set("skipped", std::move(skipped))
+      .set("classes", std::move(classes))
+      .set("pixels", std::move(channels))
+      .set("equal_images", std::move(twins))
+      .set("notes", std::move(notes));
+  print_json(out);
+}
+
+void print_as_table(const DataOptions& options, const Contents& c) {
+  const ImageDataset& train = c.train();
+  fmt::print("{} ({}): {}x{} {}, {} classes\n\n", train.source, enum_name(options.kind),
+             train.width, train.height, train.channels == 1 ? "grey" : "colour",
+             train.class_names.size());
+  size_t width = 5;
+  for (const std::string& name : train.class_names) width = std::max(width, name.size());
+  const auto row = [&](const std::string& name, auto&& count_of) {
+    fmt::print("{:<{}}", name, width);
+    for (Split split : kSplits) {
+      const auto i = static_cast<size_t>(split);
+      if (c.counts[i].empty()) continue;
+      const int64_t count = count_of(i);
+      fmt::print("  {:>9} {:>5.1f} %", count,
+                 100 * static_cast<double>(count) / static_cast<double>(c.splits[i].size()));
+    }
+    fmt::print("\n");
+  };
+  fmt::print("{:<{}}", "class", width);
+  for (Split split : kSplits)
+    if (!c.counts[static_cast<size_t>(split)].empty()) fmt::print("  {:>17}", enum_name(split));
+  fmt::print("\n");
+  for (size_t k = 0; k < train.class_names.size(); ++k)
+    row(train.class_names[k], [&](size_t i) { return c.counts[i][k]; });
+  row("all", [&](size_t i) { return c.splits[i].size(); });
+  fmt::print("\npixels of train, from 0 (black) to 1:");
+  for (size_t k = 0; k < c.pixels.mean.size(); ++k)
+    fmt::print("{} mean {:.3f}, deviation {:.3f}", k > 0 ? ";" : "", c.pixels.mean[k],
+               c.pixels.deviation[k]);
+  fmt::print("\n");
+  for (const std::string& line : remarks(c)) fmt::print("note: {}\n", line);
+}
+
+struct Options {
+  std::string path, sheet, export_folder;
+  Split split = Split::train;
+  std::vector<std::string> overrides;
+  int64_t threads = 0;
+  std::optional<int64_t> limit;
+  bool json = false;
+};
+
+void declare(Arguments& arguments, Options& o) {
+  arguments.positional("BUNDLE|RECIPE", o.path, "Folder of a model, or a recipe");
+  arguments.option("--sheet", o.sheet, "FILE",
+                   "Write a PNG picture of samples of each class as the model sees them");
+  arguments.option("--split", o.split, "Of the sheet; only train is augmented");
+  arguments.option("--export", o.export_folder, "DIR",
+                   "Write the images as DIR/{train,validation,test}/CLASS/N.png, and do no more");
+  arguments.option("--limit", o.limit, 1, INT64_MAX,
+                   "Export at most so many of each class and split");
+  arguments.repeated("--set", o.overrides, "KEY=VALUE", "Change a value of the recipe");
+  arguments.threads(o.threads);
+  arguments.json(o.json);
+}
+
+int export_only(const Model& model, const Options& o, const std::shared_ptr<ThreadPool>& pool) {
+  const int64_t written = export_images(model.data(), o.export_folder, o.limit, pool);
+  if (o.json) {
+    Json out = Json::object();
+    out.set("exported", written).set("folder", o.export_folder);
+    print_json(out);
+  } else {
+    fmt::print("{} images written to {}\n", written, o.export_folder);
+  }
+  return 0;
+}
+
+void write_sheet(const Model& model, const Options& o, const Contents& contents) {
+  const ImageDataset& data = contents.splits[static_cast<size_t>(o.split)];
+  if (data.size() == 0)
+    throw Error(ErrorCode::not_found,
+                fmt::format("[--sheet] there is no {} split", enum_name(o.split)));
+  check_augment(model.augment());
+  const AugmentOptions as_trained = o.split == Split::train ? model.augment() : AugmentOptions{};
+  const auto seed = static_cast<uint64_t>(model.train_options().seed);
+  write_file_atomically(o.sheet, encode_png(sample_sheet(data, as_trained, seed)));
+}
+
+int run(const Call&, Options& o) {
+  if (o.limit && o.export_folder.empty())
+    throw Error(ErrorCode::invalid_argument,
+                "[data] --limit belongs to --export DIR, which is not given");
+  const Model model = Model::open(o.path, o.overrides);
+  const std::shared_ptr<ThreadPool> pool = make_pool(o.threads);
+  if (!o.export_folder.empty()) return export_only(model, o, pool);
+  const Contents contents = read_contents(model.data(), pool);
+  if (!o.sheet.empty()) write_sheet(model, o, contents);
+  if (o.json)
+    print_as_json(model.data(), contents);
+  else
+    print_as_table(model.data(), contents);
+  if (!o.sheet.empty() && !o.json)
+    fmt::print("samples of {} drawn in {}\n", enum_name(o.split), o.sheet);
+  return 0;
+}
+
+}  // namespace
+
+Verb data_verb() {
+  return {.name = "data",
+          .summary = "show what is in a data set, or write it as PNG files",
+          .description =
+              "Shows what is in the data set that a model or a recipe names: samples by split and "
+              "class, sizes, brightness, images that stand twice or in two splits, and what to "
+              "take care of.",
+          .examples = {{"fovea data recipes/fashion_mnist.toml --sheet samples.png",
+                        "counts, and a picture of what the model sees in training"},
+                       {"fovea data recipes/fashion_mnist.toml --export clothes --limit 50",
+                        "fifty images of each class as folders of PNG files"}},
+          .declare = with_options<Options>(declare, run)};
+}
+
+}  // namespace fovea::cli
