@@ -34,10 +34,11 @@ void check_strides(const char* name, const AttentionStrides& s, int64_t dim, boo
   }
 }
 
-void check_plane(const char* name, bool given, const AttentionPlane& plane, int64_t tk) {
+void check_plane(const char* name, bool given, const AttentionPlane& plane, int64_t keys) {
   if (!given) return;
-  if (plane.batch < 0 || plane.head < 0 || plane.query < 0 || (plane.query > 0 && plane.query < tk))
-    wrong(std::string("strides of ") + name + " of 0, or of at least tk=" + std::to_string(tk) +
+  if (plane.batch < 0 || plane.head < 0 || plane.query < 0 ||
+      (plane.query > 0 && plane.query < keys))
+    wrong(std::string("strides of ") + name + " of 0, or of at least " + std::to_string(keys) +
               " from query to query",
           "batch " + std::to_string(plane.batch) + ", head " + std::to_string(plane.head) +
               ", query " + std::to_string(plane.query));
@@ -68,6 +69,7 @@ void check_links(const AttentionProblem& p) {
     wrong("a finite soft_cap of at least 0", std::to_string(p.soft_cap));
   check_plane("mask", p.mask, p.mask_plane, p.tk);
   check_plane("bias", p.bias, p.bias_plane, p.tk);
+  if (p.block > 0) check_plane("blocks", true, p.block_plane, (p.tk + p.block - 1) / p.block);
 }
 
 }  // namespace

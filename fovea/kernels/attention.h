@@ -46,7 +46,7 @@ struct AttentionPlane {
 // Query head h reads key/value head h / (heads / kv_heads). Query i at position p sees the keys j
 // that meet all of these:
 //   j < key_lengths[b]; i and j stand in one document, if there are documents; mask, if given, is
-//   not 0; j's block is in the list of i's block, if there is one; and
+//   not 0; nor is the entry of their blocks, if there are blocks; and
 //   j < prefix, or
 //     j <= p if causal, and
 //     (j < global_tokens, or p < global_tokens, or
@@ -75,14 +75,14 @@ struct AttentionProblem {
   int64_t global_tokens = 0;  // beside the window (the same)
   int64_t prefix = 0;         // keys that all queries see (Raffel et al. 2020, prefix LM)
   int64_t documents = 0;      // packed in each row, one behind the other (tq == tk); 0: no borders
-  bool mask = false;          // AttentionArgs::mask is given
+  bool mask = false;          // AttentionLinks::mask is given
   AttentionPlane mask_plane = {};
-  int64_t block = 0;  // side of the blocks of AttentionArgs::block_keys, a multiple of 16; 0: none
-  AttentionPlane block_plane = {};  // of block_starts; `query` is not used
-  bool bias = false;                // AttentionArgs::bias is given
+  int64_t block = 0;  // side of the blocks of AttentionLinks::blocks, a multiple of 16; 0: none
+  AttentionPlane block_plane = {};
+  bool bias = false;  // AttentionLinks::bias is given
   AttentionPlane bias_plane = {};
-  bool distance_bias = false;  // AttentionArgs::distance_bias is given
-  bool sink = false;           // AttentionArgs::sinks is given
+  bool distance_bias = false;  // AttentionLinks::distance_bias is given
+  bool sink = false;           // AttentionLinks::sinks is given
   double soft_cap = 0;         // c tanh(score / c) (Bello et al. 2016); 0: none
   bool want_lse = false;       // write the log-sum-exp (backward needs it)
   AttentionStrides q = {}, k = {}, v = {}, out = {};
@@ -101,11 +101,8 @@ struct AttentionLinks {
   // tokens from the n-th number to the next (cu_seqlens).
   const int32_t* document_starts = nullptr;
   const uint8_t* mask = nullptr;  // in mask_plane; 0 hides the link
-  // Blocks of keys that the queries of block n see, rising, behind one another:
-  // block_keys[block_starts[n]] to block_keys[block_starts[n + 1]] (that not included), n from 0 to
-  // ceil(tq / block) - 1, for each b and h at block_starts + b * batch + h * head.
-  const int32_t* block_starts = nullptr;
-  const int32_t* block_keys = nullptr;
+  // In block_plane, which counts blocks of `block` tokens in place of tokens: 0 hides the block.
+  const uint8_t* blocks = nullptr;
   const void* bias = nullptr;           // in bias_plane
   const void* distance_bias = nullptr;  // [heads, tq + tk - 1], for link (i, j) at j - i + tq - 1
   const void* sinks = nullptr;          // [heads]

@@ -34,7 +34,7 @@ struct BackwardTask {
   int64_t batch, kv_head;
 };
 
-// Queries in a block: they share one list of keys, where there are lists.
+// Queries in a block; they lie in one block of links.
 inline int64_t query_block(const AttentionProblem& p) {
   for (int64_t width : {64, 48, 32})
     if (p.block > 0 && p.block % width == 0) return width;
@@ -225,9 +225,8 @@ class HeadBackward {
     };
     const KeyRange all{span, span + span_keys};
     if (p_.block == 0) return cut(all);
-    const auto list = attention_detail::block_list(p_, args_.links, task_.batch, head, first);
-    for (const int32_t* at = list.first; at < list.last; ++at)
-      cut(both(all, {*at * p_.block, (*at + int64_t{1}) * p_.block}));
+    const uint8_t* blocks = attention_detail::block_row(p_, args_.links, task_.batch, head, first);
+    attention_detail::each_run(p_, blocks, all, cut);
   }
 
   // One block of queries against the keys [span, span + span_keys).

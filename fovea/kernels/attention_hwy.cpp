@@ -20,7 +20,7 @@ constexpr int64_t kKeyBlock = 128;
 constexpr int64_t kMostLaneRows = 6;  // of LaneKeys
 
 // Queries of one head are cut into panels of at most three vectors, of nearly equal width. Where
-// blocks of queries have lists of keys, a panel lies in one block and has up to four.
+// there are blocks of links, a panel lies in one block and has up to four.
 struct Panels {
   Panels(const AttentionProblem& p, int64_t lane_count)
       : lanes(lane_count),
@@ -178,7 +178,7 @@ class PanelsForward {
     for (int64_t i = task_.first_panel; i < task_.end_panel; ++i)
       if (task_.panels.first_query(i) < p_.tq) start(i, count, panels_[count]), ++count;
     if (p_.block > 0) {
-      for (int64_t i = 0; i < count; ++i) run_listed(panels_[i]);
+      for (int64_t i = 0; i < count; ++i) run_blocks(panels_[i]);
     } else {
       run_together(count);
     }
@@ -211,19 +211,18 @@ class PanelsForward {
     }
   }
 
-  // One panel against the blocks of its list; neighbours go together.
-  void run_listed(const Panel& panel) {
-    const auto list =
-        attention_detail::block_list(p_, task_.args.links, task_.batch, task_.head, panel.first);
-    for (const int32_t* at = list.first; at < list.last;) {
-      KeyRange run{*at * p_.block, (*at + int64_t{1}) * p_.block};
-      for (++at; at < list.last && *at * p_.block == run.end; ++at) run.end += p_.block;
-      run.end = HWY_MIN(run.end, p_.tk);
+  // One panel against the blocks of keys that its block of queries sees.
+  void run_blocks(const Panel& panel) {
+    const uint8_t* blocks =
+        attention_detail::block_row(p_, task_.args.links, task_.batch, task_.head, panel.first);
+    const KeyRange keys{panel.seen.low.empty() ? panel.seen.high.begin : panel.seen.low.begin,
+                        HWY_MAX(panel.seen.low.end, panel.seen.high.end)};
+    attention_detail::each_run(p_, blocks, keys, [&](const KeyRange& run) HWY_ATTR {
       for (int64_t j = run.begin; j < run.end; j += kKeyBlock) {
         BlockRows rows{};
         visit(panel, {j, HWY_MIN(j + kKeyBlock, run.end)}, rows);
       }
-    }
+    });
   }
 
   // K and V of a block of keys, once they have been asked for.

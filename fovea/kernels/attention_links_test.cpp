@@ -76,8 +76,10 @@ AttentionProblem random_problem(Dice& dice, int64_t most_tokens) {
   }
   if (dice.one_in(4)) {
     p.block = pick(dice, {16, 32, 48, 64, 80, 256});
-    const int64_t rows = (p.tq + p.block - 1) / p.block + 1;
-    if (dice.one_in(2)) p.block_plane = {.batch = p.heads * rows, .head = rows, .query = 1};
+    p.block_plane.query = (p.tk + p.block - 1) / p.block;
+    const int64_t plane = (p.tq + p.block - 1) / p.block * p.block_plane.query;
+    if (dice.one_in(2)) p.block_plane.head = plane;
+    if (dice.one_in(2)) p.block_plane.batch = (p.block_plane.head ? p.heads : 1) * plane;
   }
   if (dice.one_in(3)) {
     p.bias = true;
@@ -114,16 +116,10 @@ void randomise_links(Dice& dice, const AttentionProblem& p, Arrays<T>& a) {
     }
   }
   if (p.block > 0) {
-    const int64_t lists = p.block_plane.head ? p.batch * p.heads : 1;
-    a.block_keys.push_back(-1);  // no list begins at 0
-    for (int64_t n = 0; n < lists; ++n) {
-      for (int64_t row = 0; row * p.block < p.tq; ++row) {
-        a.block_starts.push_back(static_cast<int32_t>(a.block_keys.size()));
-        for (int64_t c = 0; c * p.block < p.tk; ++c)
-          if (dice.one_in(2)) a.block_keys.push_back(static_cast<int32_t>(c));
-      }
-      a.block_starts.push_back(static_cast<int32_t>(a.block_keys.size()));
-    }
+    const int64_t rows = (p.block_plane.batch ? p.batch : 1) * (p.block_plane.head ? p.heads : 1) *
+                         ((p.tq + p.block - 1) / p.block);
+    for (int64_t n = 0; n < rows * p.block_plane.query; ++n)
+      a.blocks.push_back(dice.one_in(2) ? 0 : 1);
   }
   const auto fill = [&](std::vector<Number>& x, int64_t count, float factor) {
     x.resize(static_cast<size_t>(count));
@@ -328,7 +324,7 @@ TEST(AttentionLinks, WrongCombinationsNameBothOptions) {
   expect([](auto& p) { p.documents = 2, p.tq = 7; }, "documents=2", "tq=7");
   expect([](auto& p) { p.block = 24; }, "block", "24");
   expect([](auto& p) { p.soft_cap = -1; }, "soft_cap", "-1");
-  expect([](auto& p) { p.mask = true, p.mask_plane.query = 3; }, "mask", "tk=8");
+  expect([](auto& p) { p.mask = true, p.mask_plane.query = 3; }, "mask", "at least 8");
   expect([](auto& p) { p.bias = true, p.bias_plane.head = -1; }, "bias", "head -1");
 }
 

@@ -39,7 +39,7 @@ class Links {
   Links(const AttentionProblem& p, const AttentionLinks& links, int64_t b, int64_t h, int64_t i)
       : p_(p), h_(h), i_(i), seen_(Seen(p, links, b).of(i)) {
     if (p.mask) mask_ = links_row(links.mask, p.mask_plane, b, h, i);
-    if (p.block > 0) list_ = block_list(p, links, b, h, i);
+    if (p.block > 0) blocks_ = block_row(p, links, b, h, i);
     if (p.bias) bias_ = links_row(static_cast<const Number*>(links.bias), p.bias_plane, b, h, i);
     if (p.distance_bias)
       distances_ = static_cast<const Number*>(links.distance_bias) + distance_at(0);
@@ -47,7 +47,7 @@ class Links {
 
   bool sees(int64_t j) const {
     return seen_.sees(p_, j) && (!mask_ || mask_[j] != 0) &&
-           (p_.block == 0 || listed(list_, p_, j));
+           (!blocks_ || blocks_[j / p_.block] != 0);
   }
   // From scale q . k: what is held by the cap, and its derivative.
   double capped(double score, double& slope) const {
@@ -67,7 +67,7 @@ class Links {
   const AttentionProblem& p_;
   const int64_t h_, i_;
   const SeenKeys seen_;
-  BlockList list_;
+  const uint8_t* blocks_ = nullptr;
   const uint8_t* mask_ = nullptr;
   const Number* bias_ = nullptr;
   const Number* distances_ = nullptr;

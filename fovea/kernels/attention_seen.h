@@ -113,19 +113,27 @@ struct TouchedKeys {
   }
 };
 
-// The list of one block of queries: blocks of keys.
-struct BlockList {
-  const int32_t* first = nullptr;
-  const int32_t* last = nullptr;
-};
-inline BlockList block_list(const AttentionProblem& p, const AttentionLinks& links, int64_t batch,
-                            int64_t head, int64_t query) {
-  const int32_t* starts = links.block_starts + batch * p.block_plane.batch +
-                          head * p.block_plane.head + query / p.block;
-  return {links.block_keys + starts[0], links.block_keys + starts[1]};
+// Element (b, h, i, 0) of an array over links.
+template <class T>
+T* links_row(T* base, const AttentionPlane& s, int64_t batch, int64_t head, int64_t query) {
+  return base + batch * s.batch + head * s.head + query * s.query;
 }
-inline bool listed(const BlockList& list, const AttentionProblem& p, int64_t key) {
-  return std::binary_search(list.first, list.last, static_cast<int32_t>(key / p.block));
+// What the block of the query sees of the blocks of keys, one byte each.
+inline const uint8_t* block_row(const AttentionProblem& p, const AttentionLinks& links,
+                                int64_t batch, int64_t head, int64_t query) {
+  return links_row(links.blocks, p.block_plane, batch, head, query / p.block);
+}
+
+// Calls use(keys) for the runs of neighbouring blocks that a row of them leaves of the keys.
+template <class Use>
+void each_run(const AttentionProblem& p, const uint8_t* blocks, KeyRange keys, const Use& use) {
+  const int64_t count = (keys.end + p.block - 1) / p.block;
+  for (int64_t c = keys.begin / p.block; c < count; ++c) {
+    if (blocks[c] == 0) continue;
+    const int64_t first = c;
+    while (c + 1 < count && blocks[c + 1] != 0) ++c;
+    use(both(keys, {first * p.block, (c + 1) * p.block}));
+  }
 }
 
 // From the distance biases of one head to those of the next where they lie in scratch: whole
@@ -144,12 +152,6 @@ inline AttentionBackwardArgs named(const AttentionProblem& p, AttentionBackwardA
   if (!p.distance_bias) args.ddistance_bias = nullptr;
   if (!p.sink) args.dsinks = nullptr;
   return args;
-}
-
-// Element (b, h, i, 0) of an array over links.
-template <class T>
-T* links_row(T* base, const AttentionPlane& s, int64_t batch, int64_t head, int64_t query) {
-  return base + batch * s.batch + head * s.head + query * s.query;
 }
 
 }  // namespace fovea::attention_detail

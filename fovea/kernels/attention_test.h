@@ -51,8 +51,8 @@ struct Arrays {
   std::vector<LseType<T>> lse;
   std::vector<int32_t> lengths;
   // Of links, as the problem asks for them; randomise_links() fills them.
-  std::vector<int32_t> documents, block_starts, block_keys;
-  std::vector<uint8_t> mask;
+  std::vector<int32_t> documents;
+  std::vector<uint8_t> mask, blocks;
   std::vector<LseType<T>> bias, distances, sinks, dbias, ddistances, dsinks;
 
   explicit Arrays(const AttentionProblem& p) {
@@ -83,9 +83,8 @@ struct Arrays {
     dout = converted<T>(from.dout);
     lengths = from.lengths;
     documents = from.documents;
-    block_starts = from.block_starts;
-    block_keys = from.block_keys;
     mask = from.mask;
+    blocks = from.blocks;
     const auto numbers = [](const auto& x) { return std::vector<LseType<T>>(x.begin(), x.end()); };
     bias = dbias = numbers(from.bias);
     distances = ddistances = numbers(from.distances);
@@ -96,8 +95,7 @@ struct Arrays {
     return {.key_lengths = data(lengths),
             .document_starts = data(documents),
             .mask = data(mask),
-            .block_starts = data(block_starts),
-            .block_keys = data(block_keys),
+            .blocks = data(blocks),
             .bias = data(bias),
             .distance_bias = data(distances),
             .sinks = data(sinks)};
