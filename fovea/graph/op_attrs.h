@@ -225,16 +225,42 @@ struct NormGradAttrs {
   }
 };
 
+// Inputs of attention behind q, k and v, in this order, each only where the attribute of its name
+// says so. Sizes of 1 are repeated.
+enum class AttentionLink {
+  lengths,        // i32 [B]: keys of each sample
+  documents,      // i32 [B,N+1]: where the documents packed in a row begin, and where the last ends
+  mask,           // bool [B|1,H|1,Tq|1,Tk]: links there are
+  blocks,         // bool [B|1,H|1,ceil(Tq/block)|1,ceil(Tk/block)]: blocks of links there are
+  bias,           // f32 [B|1,H|1,Tq|1,Tk], added to the scores
+  distance_bias,  // f32 [H,Tq+Tk-1]: added to the score of link (i, j): element j - i + Tq - 1
+  sink,           // f32 [H]: a score in each query's softmax whose value is 0
+};
+
+// Which links there are: kernels/attention.h has the whole rule.
 struct AttentionAttrs {
   int64_t heads = 1;
-  int64_t kv_heads = 0;     // 0: as many as heads
-  int64_t heads_kept = -1;  // the first heads_kept heads are computed, the others give 0; -1: all
-  double scale = 0;         // 0: 1 / sqrt(head size)
-  bool causal = false;  // aligned at the lower right corner: query i sees keys up to i + Tk - Tq
+  int64_t kv_heads = 0;      // 0: as many as heads
+  int64_t heads_kept = -1;   // the first heads_kept heads are computed, the others give 0; -1: all
+  double scale = 0;          // 0: 1 / sqrt(head size)
+  bool causal = false;       // query i sees keys up to its own position
   int64_t window_left = -1;  // keys further to the left than this are not seen; -1: no limit
   int64_t window_right = -1;
-  bool lse = false;     // give the log-sum-exp of each query as well, [B,H,Tq]
-  bool packed = false;  // one input [B,T,(H+2Hkv)*D]: the heads of q, then of k, then of v
+  bool upper_left = false;    // query i stands at position i, else at i + Tk - Tq
+  int64_t dilation = 1;       // of the window: distances that it divides
+  int64_t global_tokens = 0;  // the first ones, which see and are seen beside the window
+  int64_t prefix = 0;         // the first keys, which all queries see
+  double soft_cap = 0;        // c tanh(score / c); 0: none
+  bool lengths = false;       // inputs: see AttentionLink
+  bool documents = false;
+  bool mask = false;
+  int64_t block = 0;  // tokens in a block of the input `blocks`, a multiple of 16; 0: no blocks
+  bool bias = false;
+  bool distance_bias = false;
+  bool sink = false;
+  bool link_gradients = false;  // attention_grad: also those of bias, distance_bias and sink
+  bool lse = false;             // give the log-sum-exp of each query as well, [B,H,Tq]
+  bool packed = false;          // one input [B,T,(H+2Hkv)*D]: the heads of q, then of k, then of v
   TypeChoice compute = TypeChoice::same;  // what mixed_precision makes of the products
   template <class V>
   void visit(V& v) {
@@ -245,12 +271,39 @@ struct AttentionAttrs {
     v("causal", causal);
     v("window_left", window_left);
     v("window_right", window_right);
+    v("upper_left", upper_left);
+    v("dilation", dilation);
+    v("global_tokens", global_tokens);
+    v("prefix", prefix);
+    v("soft_cap", soft_cap);
+    v("lengths", lengths);
+    v("documents", documents);
+    v("mask", mask);
+    v("block", block);
+    v("bias", bias);
+    v("distance_bias", distance_bias);
+    v("sink", sink);
+    v("link_gradients", link_gradients);
     v("lse", lse);
     v("packed", packed);
     v("compute", compute);
   }
   int64_t kv() const { return kv_heads ? kv_heads : heads; }
   int64_t kept() const { return heads_kept < 0 ? heads : heads_kept; }
+  // Inputs that hold q, k and v, and those behind them.
+  size_t operands() const { return packed ? 1 : 3; }
+  size_t links() const {
+    return size_t{lengths} + documents + mask + (block > 0) + bias + distance_bias + sink;
+  }
+  // Which input this is, or -1.
+  int input(AttentionLink link) const {
+    const bool has[] = {lengths, documents, mask, block > 0, bias, distance_bias, sink};
+    const auto which = static_cast<size_t>(link);
+    if (!has[which]) return -1;
+    size_t at = operands();
+    for (size_t i = 0; i < which; ++i) at += has[i];
+    return static_cast<int>(at);
+  }
 };
 
 struct Conv2dAttrs {

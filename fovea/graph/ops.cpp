@@ -176,6 +176,26 @@ Value rms_norm(Graph& g, Value x, Value w, NormAttrs attrs) {
 Value attention(Graph& g, Value q, Value k, Value v, AttentionAttrs attrs, std::string_view name) {
   return g.add("attention", {q, k, v}, attrs, name);
 }
+Value attention(Graph& g, Value q, Value k, Value v, AttentionAttrs attrs,
+                const AttentionLinkValues& links, std::string_view name) {
+  std::vector<Value> inputs = {q, k, v};
+  const auto add = [&](Value value) {
+    if (value) inputs.push_back(value);
+    return static_cast<bool>(value);
+  };
+  attrs.lengths = add(links.lengths);
+  attrs.documents = add(links.documents);
+  attrs.mask = add(links.mask);
+  if (add(links.blocks) != (attrs.block > 0))
+    throw Error{ErrorCode::invalid_argument,
+                fmt::format("[attention] expected the input blocks and the attribute block "
+                            "together, got block={} and {}",
+                            attrs.block, links.blocks ? "the input" : "no input")};
+  attrs.bias = add(links.bias);
+  attrs.distance_bias = add(links.distance_bias);
+  attrs.sink = add(links.sink);
+  return g.add("attention", std::move(inputs), attrs, name);
+}
 
 Value conv2d(Graph& g, Value x, Value w, Value bias, Conv2dAttrs attrs) {
   return bias ? g.add("conv2d", {x, w, bias}, attrs) : g.add("conv2d", {x, w}, attrs);

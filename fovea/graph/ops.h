@@ -58,9 +58,18 @@ Value log_softmax(Graph& g, Value x);
 Value layer_norm(Graph& g, Value x, Value weight, Value bias, NormAttrs attrs = {});
 Value layer_norm(Graph& g, std::string_view name, Value x);
 Value rms_norm(Graph& g, Value x, Value weight, NormAttrs attrs = {});
+// Further inputs of attention, with the shapes of AttentionLink; those that are given set the
+// attributes of their names.
+struct AttentionLinkValues {
+  Value lengths = {}, documents = {}, mask = {};
+  Value blocks = {};  // with attrs.block
+  Value bias = {}, distance_bias = {}, sink = {};
+};
 // q [B,Tq,H*D], k [B,Tk,Hkv*D], v [B,Tk,Hkv*Dv] -> [B,Tq,H*Dv] (Vaswani et al. 2017).
 Value attention(Graph& g, Value q, Value k, Value v, AttentionAttrs attrs,
                 std::string_view name = {});
+Value attention(Graph& g, Value q, Value k, Value v, AttentionAttrs attrs,
+                const AttentionLinkValues& links, std::string_view name = {});
 
 // x [B,H,W,C], weight [O,KH,KW,C], bias [O] or none -> [B,OH,OW,O].
 Value conv2d(Graph& g, Value x, Value weight, Value bias = {}, Conv2dAttrs attrs = {});

@@ -4,6 +4,7 @@
 
 #include <cmath>
 
+#include "fovea/graph/attention_links.h"
 #include "fovea/graph/gradient.h"
 #include "fovea/graph/op.h"
 #include "fovea/graph/ops.h"
@@ -39,9 +40,6 @@ AttentionShapes attention_shapes(const Graph& g, const Node& n) {
 // With bf16 the log-sum-exp is f32.
 DType lse_type(DType t) { return t == DType::bf16 ? DType::f32 : t; }
 
-// How many inputs hold q, k and v.
-size_t operand_count(const AttentionAttrs& a) { return a.packed ? 1 : 3; }
-
 void check_heads(const InferContext& c, const AttentionAttrs& a) {
   c.expect(a.heads >= 1 && a.kv() >= 1 && a.heads % a.kv() == 0,
            fmt::format("expected heads={} to be a multiple of kv_heads={}", a.heads, a.kv()));
@@ -59,9 +57,10 @@ std::vector<ValueType> attention_results(const InferContext& c, const AttentionA
 
 std::vector<ValueType> infer_packed(const InferContext& c, const AttentionAttrs& a) {
   const ValueType& qkv = c.inputs[0];
-  c.expect(c.inputs.size() == 1 && qkv.rank() == 3 && is_floating(qkv.dtype),
-           "expected one input [B,T,(H+2Hkv)*D] with packed=true");
+  c.expect(c.inputs.size() == 1 + a.links() && qkv.rank() == 3 && is_floating(qkv.dtype),
+           "expected one input [B,T,(H+2Hkv)*D] with packed=true, and those of its links");
   check_heads(c, a);
+  attention_links::check(c, a, qkv.shape[0], qkv.shape[1], qkv.shape[1]);
   const int64_t heads = a.heads + 2 * a.kv();
   const Size& width = qkv.shape[2];
   c.expect(width.is_constant() && width.constant() % heads == 0,
@@ -72,7 +71,7 @@ std::vector<ValueType> infer_packed(const InferContext& c, const AttentionAttrs&
 std::vector<ValueType> infer_attention(const InferContext& c) {
   const auto& a = c.attrs.get<AttentionAttrs>();
   if (a.packed) return infer_packed(c, a);
-  c.expect(c.inputs.size() == 3, "expected q, k and v");
+  c.expect(c.inputs.size() == 3 + a.links(), "expected q, k, v and the inputs of their links");
   const ValueType &q = c.inputs[0], &k = c.inputs[1], &v = c.inputs[2];
   c.expect(is_floating(q.dtype) && k.dtype == q.dtype && v.dtype == q.dtype,
            "expected one floating type");
@@ -82,6 +81,7 @@ std::vector<ValueType> infer_attention(const InferContext& c) {
   c.same(q.shape[0], k.shape[0], "the batch sizes of q and k");
   c.same(k.shape[0], v.shape[0], "the batch sizes of k and v");
   c.same(k.shape[1], v.shape[1], "the lengths of k and v");
+  attention_links::check(c, a, q.shape[0], q.shape[1], k.shape[1]);
   for (int i = 0; i < 3; ++i) {
     const Size& width = c.inputs[static_cast<size_t>(i)].shape[2];
     c.expect(width.is_constant(), "expected a known width");
@@ -120,36 +120,9 @@ Value split_heads(Graph& g, Value x, int64_t groups, int64_t in_group) {
   return ops::transpose(g, v, {0, 2, 3, 1, 4});
 }
 
-// bool [Tq,Tk]: which links the causal mask and the window leave; empty when all.
-Value visible_links(Graph& g, const AttentionAttrs& a, const Size& tq, const Size& tk) {
-  const int64_t right = a.causal ? 0 : a.window_right;
-  if (a.window_left < 0 && right < 0) return {};
-  // Queries stand at the lower right: query i at place i + Tk - Tq. The places may be unknown
-  // sizes, so both are counted from the end: the distance is (Tk - 1 - j) - (Tq - 1 - i), all from
-  // iotas.
-  const Value key =
-      ops::sub(g, ops::iota(g, DType::i32, {1, tk}, 1),
-               g.add("reduce_max", {ops::iota(g, DType::i32, {1, tk}, 1)}, ReduceAttrs{{1}, true}));
-  const Value query =
-      ops::sub(g, ops::iota(g, DType::i32, {tq, 1}, 0),
-               g.add("reduce_max", {ops::iota(g, DType::i32, {tq, 1}, 0)}, ReduceAttrs{{0}, true}));
-  const Value ahead = ops::sub(g, key, query);  // how far the key stands to the right of the query
-  Value visible;
-  if (right >= 0)
-    visible = ops::binary(g, "less_equal", ahead,
-                          ops::constant(g, static_cast<double>(right), DType::i32));
-  if (a.window_left >= 0) {
-    const Value near =
-        ops::binary(g, "greater_equal", ahead,
-                    ops::constant(g, static_cast<double>(-a.window_left), DType::i32));
-    visible = visible ? ops::binary(g, "logical_and", visible, near) : near;
-  }
-  return visible;
-}
-
 // q, k and v as three values in the type in which sums are formed.
 Values wide_operands(Graph& g, std::span<const Value> in, const AttentionAttrs& a) {
-  Values qkv(in.begin(), in.begin() + static_cast<std::ptrdiff_t>(operand_count(a)));
+  Values qkv(in.begin(), in.begin() + static_cast<std::ptrdiff_t>(a.operands()));
   if (a.packed) {
     const int64_t d = packed_head_size(a, g.shape(in[0]));
     const int64_t q = a.heads * d, kv = a.kv() * d;
@@ -160,20 +133,23 @@ Values wide_operands(Graph& g, std::span<const Value> in, const AttentionAttrs& 
   return qkv;
 }
 
-Values decompose_wide(Graph& g, std::span<const Value> in, const AttentionAttrs& a) {
-  const DType dtype = g.type(in[0]).dtype;
-  const Shape sq = g.shape(in[0]), sk = g.shape(in[1]), sv = g.shape(in[2]);
+// qkv: as wide_operands() gives them; in: all inputs.
+Values decompose_wide(Graph& g, const Values& qkv, std::span<const Value> in,
+                      const AttentionAttrs& a) {
+  const DType dtype = g.type(qkv[0]).dtype;
+  const Shape sq = g.shape(qkv[0]), sk = g.shape(qkv[1]), sv = g.shape(qkv[2]);
   const int64_t groups = a.kv(), in_group = a.heads / groups;
   const int64_t d = sq[2].constant() / a.heads, dv = sv[2].constant() / groups;
-  const Value q = split_heads(g, in[0], groups, in_group);
-  const Value k = split_heads(g, in[1], groups, 1);
-  const Value v = split_heads(g, in[2], groups, 1);
+  const Value q = split_heads(g, qkv[0], groups, in_group);
+  const Value k = split_heads(g, qkv[1], groups, 1);
+  const Value v = split_heads(g, qkv[2], groups, 1);
   const double scale = a.scale != 0 ? a.scale : 1 / std::sqrt(static_cast<double>(d));
   Value s = ops::scaled(g, ops::matmul(g, q, k, {.transpose_b = true}), scale);
-  if (const Value visible = visible_links(g, a, sq[1], sk[1]))
-    s = ops::select(g, visible, s, ops::constant(g, -INFINITY, dtype));
-  Value o = ops::matmul(g, ops::softmax(g, s), v);  // [B,Hkv,G,Tq,Dv]
-  o = ops::transpose(g, o, {0, 3, 1, 2, 4});        // [B,Tq,Hkv,G,Dv]
+  s = attention_links::with_sink(g, attention_links::scores(g, s, in, a, sq[1], sk[1]), in, a);
+  Value probabilities = ops::softmax(g, s);
+  if (a.sink) probabilities = ops::slice(g, probabilities, 4, 0, sk[1]);
+  Value o = ops::matmul(g, probabilities, v);  // [B,Hkv,G,Tq,Dv]
+  o = ops::transpose(g, o, {0, 3, 1, 2, 4});   // [B,Tq,Hkv,G,Dv]
   o = ops::reshape(g, o, {sq[0], sq[1], a.heads * dv});
   const int64_t dropped = a.heads - a.kept();
   if (dropped > 0) {
@@ -193,7 +169,7 @@ Values decompose_wide(Graph& g, std::span<const Value> in, const AttentionAttrs&
 
 Values decompose_attention(Graph& g, std::span<const Value> in, const Attrs& attrs) {
   const auto& a = attrs.get<AttentionAttrs>();
-  Values out = decompose_wide(g, wide_operands(g, in, a), a);
+  Values out = decompose_wide(g, wide_operands(g, in, a), in, a);
   out[0] = ops::cast(g, out[0], g.type(in[0]).dtype);
   return out;
 }
@@ -220,34 +196,57 @@ Values attention_gradient(GradientContext& c) {
   if (node.types.size() < 2) out = g.add("attention", node.inputs, with_lse(node.attrs));
   Values inputs = node.inputs;
   inputs.insert(inputs.end(), {out, {out.node, 1}, c.gradient()});
-  const Value d = g.add("attention_grad", inputs, without_lse(node.attrs, {true}));
-  Values gradients;
-  for (size_t i = 0; i < node.inputs.size(); ++i)
-    gradients.push_back({d.node, static_cast<int32_t>(i)});
+  auto attrs = node.attrs.get<AttentionAttrs>();
+  attrs.lse = false;
+  const std::vector<size_t> links = attention_links::differentiable(attrs);
+  attrs.link_gradients = !links.empty();
+  const Value d = g.add("attention_grad", inputs, attrs);
+  Values gradients(node.inputs.size());
+  int32_t output = 0;
+  for (size_t i = 0; i < attrs.operands(); ++i) gradients[i] = {d.node, output++};
+  for (size_t i : links) gradients[i] = {d.node, output++};
   return gradients;
 }
 
-// q, k, v (or all three packed), out, lse, dout -> dq, dk, dv (or packed)
+// The gradients of links go where nobody reads one.
+Attrs without_link_gradients(const Attrs& attrs, const std::vector<bool>& used) {
+  auto a = attrs.get<AttentionAttrs>();
+  bool wanted = false;
+  for (size_t i = a.operands(); i < used.size(); ++i) wanted = wanted || used[i];
+  a.link_gradients = a.link_gradients && wanted;
+  return a;
+}
+
+// q, k, v (or all three packed), the inputs of links, out, lse, dout -> dq, dk, dv (or packed), and
+// with link_gradients those of bias, distance_bias and sink.
 std::vector<ValueType> infer_attention_grad(const InferContext& c) {
   const auto& a = c.attrs.get<AttentionAttrs>();
-  const size_t operands = operand_count(a);
-  c.expect(c.inputs.size() == operands + 3, "expected q, k, v, the result, its lse and gradient");
+  const size_t given = a.operands() + a.links();
+  c.expect(c.inputs.size() == given + 3,
+           "expected what attention reads, the result, its lse and gradient");
   const ValueType& q = c.inputs[0];
-  const ValueType out = infer_attention({c.op, c.attrs, c.inputs.first(operands), c.node_name})[0];
+  const ValueType out = infer_attention({c.op, c.attrs, c.inputs.first(given), c.node_name})[0];
   const ValueType lse{lse_type(q.dtype), {q.shape[0], a.heads, q.shape[1]}};
-  c.alike(c.inputs[operands], out, "q, k, v and the result");
-  c.alike(c.inputs[operands + 1], lse, "q and the log-sum-exp [B,H,Tq]");
-  c.alike(c.inputs[operands + 2], out, "the result and its gradient");
-  return {c.inputs.begin(), c.inputs.begin() + static_cast<std::ptrdiff_t>(operands)};
+  c.alike(c.inputs[given], out, "q, k, v and the result");
+  c.alike(c.inputs[given + 1], lse, "q and the log-sum-exp [B,H,Tq]");
+  c.alike(c.inputs[given + 2], out, "the result and its gradient");
+  std::vector<ValueType> types(c.inputs.begin(),
+                               c.inputs.begin() + static_cast<std::ptrdiff_t>(a.operands()));
+  if (a.link_gradients)
+    for (size_t i : attention_links::differentiable(a)) types.push_back(c.inputs[i]);
+  return types;
 }
 Values decompose_attention_grad(Graph& g, std::span<const Value> in, const Attrs& attrs) {
-  const auto& a = attrs.get<AttentionAttrs>();
-  const size_t operands = operand_count(a);
+  auto a = attrs.get<AttentionAttrs>();
+  const size_t given = a.operands() + a.links();
   Values stand_ins;
-  for (Value v : in.first(operands)) stand_ins.push_back(ops::reshape(g, v, g.shape(v)));
+  for (Value v : in.first(given)) stand_ins.push_back(ops::reshape(g, v, g.shape(v)));
   const Values outputs = decompose_attention(g, stand_ins, attrs);
-  const std::pair<Value, Value> seeds[] = {{outputs[0], in[operands + 2]}};
-  return backpropagate(g, seeds, stand_ins);
+  const std::pair<Value, Value> seeds[] = {{outputs[0], in[given + 2]}};
+  Values wrt(stand_ins.begin(), stand_ins.begin() + static_cast<std::ptrdiff_t>(a.operands()));
+  if (a.link_gradients)
+    for (size_t i : attention_links::differentiable(a)) wrt.push_back(stand_ins[i]);
+  return backpropagate(g, seeds, wrt);
 }
 
 }  // namespace
@@ -257,7 +256,7 @@ std::span<const Op> attention_ops() {
       {.name = "attention",
        .defaults = AttentionAttrs{},
        .min_inputs = 1,
-       .max_inputs = 3,
+       .max_inputs = 10,
        .infer = infer_attention,
        .flops = attention_flops,
        .gradient = attention_gradient,
@@ -267,10 +266,11 @@ std::span<const Op> attention_ops() {
       {.name = "attention_grad",
        .defaults = AttentionAttrs{},
        .min_inputs = 4,
-       .max_inputs = 6,
+       .max_inputs = 13,
        .infer = infer_attention_grad,
        .flops = attention_grad_flops,
        .decompose = decompose_attention_grad,
+       .without_unused = without_link_gradients,
        .no_gradient = true},
   };
   return ops;

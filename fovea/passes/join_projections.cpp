@@ -16,7 +16,7 @@ class Joiner {
   Graph run() {
     for (int id = 0; id < graph_.size(); ++id)
       if (fits(id))
-        for (Value v : graph_.node(id).inputs) absorbed_[static_cast<size_t>(v.node)] = true;
+        for (Value v : projections(graph_.node(id))) absorbed_[static_cast<size_t>(v.node)] = true;
     GraphRewriter rewriter(graph_, result_);
     for (int id = 0; id < graph_.size(); ++id) {
       const Node& n = graph_.node(id);
@@ -31,13 +31,18 @@ class Joiner {
   }
 
  private:
+  // q, k and v.
+  static std::span<const Value> projections(const Node& attention) {
+    return std::span(attention.inputs).first(attention.attrs.get<AttentionAttrs>().operands());
+  }
+
   bool fits(int id) const {
     const Node& n = graph_.node(id);
     if (n.op->name != "attention") return false;
     const auto& a = n.attrs.get<AttentionAttrs>();
     if (a.packed || graph_.node(n.inputs[0]).op->name != "linear") return false;
     const Node& first = graph_.node(n.inputs[0]);
-    for (Value v : n.inputs) {
+    for (Value v : projections(n)) {
       const Node& linear = graph_.node(v);
       if (linear.op->name != "linear" || uses_.only_reader(v) != id) return false;
       // Each computes as the others do, and does nothing else.
@@ -62,14 +67,14 @@ class Joiner {
     };
     std::vector<Value> weights, biases;
     DType bias_type = DType::f32;
-    for (Value v : n.inputs) {
+    for (Value v : projections(n)) {
       const Node& linear = graph_.node(v);
       weights.push_back(rewriter[linear.inputs[1]]);
       if (linear.inputs.size() == 3) biases.push_back(rewriter[linear.inputs[2]]);
     }
     if (!biases.empty()) bias_type = result_.type(biases[0]).dtype;
     // A projection without bias where another has one.
-    for (size_t i = 0; i < n.inputs.size() && !biases.empty(); ++i)
+    for (size_t i = 0; i < projections(n).size() && !biases.empty(); ++i)
       if (const Node& linear = graph_.node(n.inputs[i]); linear.inputs.size() == 2)
         biases.insert(biases.begin() + static_cast<std::ptrdiff_t>(i),
                       add("constant", {},
@@ -81,7 +86,10 @@ class Joiner {
     const Value qkv = add("linear", inputs, graph_.node(n.inputs[0]).attrs, "qkv");
     auto a = n.attrs.get<AttentionAttrs>();
     a.packed = true;
-    const Value joined = result_.add_named(*n.op, {qkv}, a, n.name);
+    std::vector<Value> operands = {qkv};
+    for (size_t i = projections(n).size(); i < n.inputs.size(); ++i)
+      operands.push_back(rewriter[n.inputs[i]]);
+    const Value joined = result_.add_named(*n.op, std::move(operands), a, n.name);
     for (size_t i = 0; i < n.types.size(); ++i) {
       const auto output = static_cast<int32_t>(i);
       rewriter.map({id, output}, {joined.node, output});

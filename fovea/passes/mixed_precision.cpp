@@ -57,11 +57,14 @@ class Mixer {
       const auto& a = n.attrs.get<LinearGradInputAttrs>();
       return slot == 0 || (slot == 2 && a.activation != Activation::none);
     }
-    // attention and its gradient, all but the log-sum-exp
-    return graph_.type(n.inputs[slot]).rank() == 3 && !is_lse(n, slot);
+    return n.attrs.holds<AttentionAttrs>() && is_operand(n, slot);
   }
-  static bool is_lse(const Node& n, size_t slot) {
-    return n.op->name == "attention_grad" && slot + 2 == n.inputs.size();
+  // Of attention and its gradient: q, k, v, the result and its gradient, but not the log-sum-exp
+  // and what describes links.
+  static bool is_operand(const Node& n, size_t slot) {
+    const auto& a = n.attrs.get<AttentionAttrs>();
+    const size_t given = a.operands() + a.links();
+    return slot < a.operands() || slot == given || slot == given + 2;
   }
 
   // Whether everything that reads the value takes it in bf16, and some product does.
@@ -120,7 +123,7 @@ class Mixer {
       const bool attention = n.attrs.holds<AttentionAttrs>();
       if (!attention && takes_bf16(id, i))
         inputs.push_back(rewriter_[v]);
-      else if (attention ? !is_lse(n, i) : i == 1)  // 1: the weight
+      else if (attention ? is_operand(n, i) : i == 1)  // 1: the weight
         inputs.push_back(as(v, DType::bf16));
       else
         inputs.push_back(f32(v));

@@ -8,6 +8,60 @@ namespace fovea {
 
 namespace {
 
+// The strides of an input [B|1,H|1,Tq|1,Tk].
+AttentionPlane plane_of(std::span<const int64_t> dims) {
+  const int64_t row = dims[3], plane = dims[2] * row;
+  return {.batch = dims[0] > 1 ? dims[1] * plane : 0,
+          .head = dims[1] > 1 ? plane : 0,
+          .query = dims[2] > 1 ? row : 0};
+}
+
+// Of one row or head that stands for all a stride of 0 is right, and where there is but one too.
+void add_links(const NodeProblem& n, const AttentionAttrs& a, AttentionProblem& p) {
+  p.align = a.upper_left ? AttentionAlign::upper_left : AttentionAlign::lower_right;
+  p.dilation = a.dilation;
+  p.global_tokens = a.global_tokens;
+  p.prefix = a.prefix;
+  p.soft_cap = a.soft_cap;
+  p.block = a.block;
+  p.mask = a.mask;
+  p.bias = a.bias;
+  p.distance_bias = a.distance_bias;
+  p.sink = a.sink;
+  const auto dims = [&](AttentionLink link) {
+    return n.input_dims(static_cast<size_t>(a.input(link)));
+  };
+  if (a.documents) p.documents = dims(AttentionLink::documents)[1] - 1;
+  if (a.mask) p.mask_plane = plane_of(dims(AttentionLink::mask));
+  if (a.block > 0) p.block_plane = plane_of(dims(AttentionLink::blocks));
+  if (a.bias) p.bias_plane = plane_of(dims(AttentionLink::bias));
+}
+
+// Reads the inputs of links.
+class LinkInputs {
+ public:
+  explicit LinkInputs(const AttentionAttrs& a) : attrs_(a) {}
+  AttentionLinks operator()(const void* const* in) const {
+    const auto at = [&]<class T>(AttentionLink link, const T*) {
+      const int input = attrs_.input(link);
+      return input < 0 ? nullptr : static_cast<const T*>(in[input]);
+    };
+    const int32_t* numbers = nullptr;
+    const uint8_t* flags = nullptr;
+    const void* floats = nullptr;
+    return {.key_lengths = at(AttentionLink::lengths, numbers),
+            .document_starts = at(AttentionLink::documents, numbers),
+            .mask = at(AttentionLink::mask, flags),
+            .blocks = at(AttentionLink::blocks, flags),
+            .bias = at(AttentionLink::bias, floats),
+            .distance_bias = at(AttentionLink::distance_bias, floats),
+            .sinks = at(AttentionLink::sink, floats)};
+  }
+
+ private:
+  AttentionAttrs attrs_;
+};
+
 AttentionProblem problem_of(const NodeProblem& n) {
   const auto& a = n.attrs<AttentionAttrs>();
   const auto q = n.input_dims(0);
@@ -30,6 +84,7 @@ AttentionProblem problem_of(const NodeProblem& n) {
   p.causal = a.causal;
   p.window_left = a.window_left;
   p.window_right = a.window_right;
+  add_links(n, a, p);
   set_dense_strides(p, /*packed=*/true);
   if (a.packed)
     p.q = p.k = p.v = p.dq = p.dk =
@@ -75,28 +130,42 @@ class Operands {
 std::unique_ptr<NodePlan> bind_attention(const NodeProblem& n, const KernelChoice& choice) {
   AttentionProblem p = problem_of(n);
   p.want_lse = n.attrs<AttentionAttrs>().lse;
-  return bind_kernel(
-      n, "attention", attention_kernels(), p, choice,
-      [o = Operands(n), lse = p.want_lse](const void* const* in, void* const* out) {
-        return AttentionArgs{
-            .q = o.q(in), .k = o.k(in), .v = o.v(in), .out = out[0], .lse = lse ? out[1] : nullptr};
-      });
+  return bind_kernel(n, "attention", attention_kernels(), p, choice,
+                     [o = Operands(n), links = LinkInputs(n.attrs<AttentionAttrs>()),
+                      lse = p.want_lse](const void* const* in, void* const* out) {
+                       return AttentionArgs{.q = o.q(in),
+                                            .k = o.k(in),
+                                            .v = o.v(in),
+                                            .out = out[0],
+                                            .lse = lse ? out[1] : nullptr,
+                                            .links = links(in)};
+                     });
 }
 
 std::unique_ptr<NodePlan> bind_attention_grad(const NodeProblem& n, const KernelChoice& choice) {
+  const auto& a = n.attrs<AttentionAttrs>();
+  const auto bind = [o = Operands(n), links = LinkInputs(a), given = a.operands() + a.links(), a](
+                        const void* const* in, void* const* out) {
+    AttentionBackwardArgs args{.q = o.q(in),
+                               .k = o.k(in),
+                               .v = o.v(in),
+                               .out = in[given],
+                               .lse = in[given + 1],
+                               .dout = in[given + 2],
+                               .dq = o.q(out),
+                               .dk = o.k(out),
+                               .dv = o.v(out),
+                               .links = links(in)};
+    if (a.link_gradients) {
+      void* const* next = out + o.count();
+      if (a.bias) args.dbias = *next++;
+      if (a.distance_bias) args.ddistance_bias = *next++;
+      if (a.sink) args.dsinks = *next++;
+    }
+    return args;
+  };
   return bind_kernel(n, "attention_backward", attention_backward_kernels(), problem_of(n), choice,
-                     [o = Operands(n)](const void* const* in, void* const* out) {
-                       const void* const* rest = in + o.count();
-                       return AttentionBackwardArgs{.q = o.q(in),
-                                                    .k = o.k(in),
-                                                    .v = o.v(in),
-                                                    .out = rest[0],
-                                                    .lse = rest[1],
-                                                    .dout = rest[2],
-                                                    .dq = o.q(out),
-                                                    .dk = o.k(out),
-                                                    .dv = o.v(out)};
-                     });
+                     bind);
 }
 
 }  // namespace
