@@ -10,6 +10,7 @@
 #include "fovea/kernels/attention.h"
 #include "fovea/kernels/linear.h"
 #include "fovea/kernels/norm.h"
+#include "fovea/kernels/planned.h"
 #include "fovea/kernels/softmax.h"
 
 struct fovea_pool {
@@ -88,36 +89,18 @@ DType type_of(fovea_type type) {
   wrong("expected a fovea_type, got " + std::to_string(static_cast<int>(type)));
 }
 
-// A kernel's plan with the memory that it works in.
+// What C holds: a plan with its memory, and what pack() wrote.
 template <class Args>
-struct Planned {
-  std::unique_ptr<fovea::KernelPlan<Args>> plan;
-  std::string kernel;
-  fovea::AlignedBuffer scratch, worker_scratch, packed;
-  fovea::KernelContext context;
-
-  void run(const Args& args) const noexcept { plan->run(args, context); }
+struct Planned : fovea::Planned<Args> {
+  fovea::AlignedBuffer packed;
 };
 
 template <class Plan, class Problem, class Args>
 void make_plan(std::span<const fovea::Kernel<Problem, Args>> kernels, const Problem& problem,
                fovea_pool* pool, const char* family, Plan** out) {
   auto planned = std::make_unique<Plan>();
-  for (auto& kernel : kernels) {
-    planned->plan = kernel.plan(problem);
-    if (!planned->plan) continue;
-    planned->kernel = kernel.name;
-    break;
-  }
-  if (!planned->plan)
-    throw Error(ErrorCode::unsupported,
-                std::string("[kernels] no kernel of ") + family + " takes these types and sizes");
-  constexpr size_t kLine = 64;
-  const size_t stride = (planned->plan->worker_scratch_bytes + kLine - 1) / kLine * kLine;
-  planned->scratch = fovea::AlignedBuffer(planned->plan->scratch_bytes, family);
-  planned->worker_scratch =
-      fovea::AlignedBuffer(stride * static_cast<size_t>(pool->pool.threads()), family);
-  planned->context = {&pool->pool, planned->scratch.data(), planned->worker_scratch.data(), stride};
+  static_cast<fovea::Planned<Args>&>(*planned) =
+      fovea::make_planned(kernels, problem, pool->pool, family);
   *out = planned.release();
 }
 

@@ -1,0 +1,60 @@
+#include "fovea/kernels/attention_call.h"
+
+#include "fovea/kernels/planned.h"
+
+namespace fovea {
+namespace {
+
+void need(const void* pointer, const char* name, const char* because = nullptr) {
+  if (pointer) return;
+  throw Error{ErrorCode::invalid_argument, std::string("[attention] expected ") + name +
+                                               (because ? std::string(" with ") + because : "") +
+                                               ", got a null pointer"};
+}
+
+void check_links(const AttentionProblem& p, const AttentionLinks& links) {
+  if (p.documents > 0) need(links.document_starts, "links.document_starts", "documents");
+  if (p.mask) need(links.mask, "links.mask", "mask");
+  if (p.block > 0) need(links.blocks, "links.blocks", "block");
+  if (p.bias) need(links.bias, "links.bias", "bias");
+  if (p.distance_bias) need(links.distance_bias, "links.distance_bias", "distance_bias");
+  if (p.sink) need(links.sinks, "links.sinks", "sink");
+}
+
+template <class Args>
+void check_inputs(const AttentionProblem& p, const Args& args) {
+  need(args.q, "q");
+  need(args.k, "k");
+  need(args.v, "v");
+  need(args.out, "out");
+  check_links(p, args.links);
+}
+
+template <class Args>
+void call(std::span<const Kernel<AttentionProblem, Args>> kernels, const AttentionProblem& problem,
+          const Args& args, ThreadPool* pool, const char* family) {
+  if (pool) return make_planned(kernels, problem, *pool, family).run(args);
+  ThreadPool alone(1);
+  make_planned(kernels, problem, alone, family).run(args);
+}
+
+}  // namespace
+
+void attention(const AttentionProblem& problem, const AttentionArgs& args, ThreadPool* pool) {
+  check_inputs(problem, args);
+  if (problem.want_lse) need(args.lse, "lse", "want_lse");
+  call(attention_kernels(), problem, args, pool, "attention");
+}
+
+void attention_backward(const AttentionProblem& problem, const AttentionBackwardArgs& args,
+                        ThreadPool* pool) {
+  check_inputs(problem, args);
+  need(args.lse, "lse");
+  need(args.dout, "dout");
+  need(args.dq, "dq");
+  need(args.dk, "dk");
+  need(args.dv, "dv");
+  call(attention_backward_kernels(), problem, args, pool, "attention_backward");
+}
+
+}  // namespace fovea
