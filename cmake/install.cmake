@@ -10,7 +10,7 @@ set(private_headers
     kernels/adamw_step.h kernels/amx.h kernels/amx_emulator.h kernels/attention_short.h
     kernels/attention_short_avx512bf16.h kernels/avx512_bf16.h kernels/dnnl_support.h
     kernels/elementwise_blocks.h kernels/elementwise_scalar.h kernels/hwy_lists.h kernels/hwy_targets.h
-    kernels/lanes.h kernels/linear_dnnl.h kernels/linear_finish.h kernels/norm_hwy.h
+    kernels/linear_dnnl.h kernels/linear_finish.h kernels/norm_hwy.h
     kernels/storage.h kernels/tensor_blocks.h passes/uses.h)
 
 # The names after -l of what a room's target links, in `out`; rooms are left out.
@@ -59,7 +59,8 @@ function(fovea_package_library name output)
   endforeach()
   list(REMOVE_DUPLICATES libraries)
   list(REMOVE_ITEM libraries pthread)
-  list(APPEND libraries pthread)
+  # The last two for programs in C, which are linked by a C compiler.
+  list(APPEND libraries pthread stdc++ m)
   add_library(package_${name} STATIC ${objects})
   set_target_properties(package_${name} PROPERTIES LINKER_LANGUAGE CXX OUTPUT_NAME ${output}
                         EXPORT_NAME ${name})

@@ -3,9 +3,11 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <deque>
 
 #include "fovea/base/text.h"
 #include "fovea/graph/op_attrs.h"
+#include "fovea/graph/register_op.h"
 
 namespace fovea {
 
@@ -39,17 +41,44 @@ size_t InferContext::axis(int64_t axis, size_t rank) const {
   return axis_index(axis, rank);
 }
 
-std::span<const Op* const> all_ops() {
-  static const std::vector<const Op*> table = [] {
+namespace {
+
+bool before(const Op* a, const Op* b) { return a->name < b->name; }
+
+std::vector<const Op*>& op_table() {
+  static std::vector<const Op*> table = [] {
     std::vector<const Op*> rows;
     for (const auto family :
          {source_ops(), elementwise_ops(), chain_ops(), shape_ops(), reduce_ops(), product_ops(),
           norm_ops(), attention_ops(), conv_ops(), index_ops(), loss_ops(), optimiser_ops()})
       for (const Op& op : family) rows.push_back(&op);
-    std::sort(rows.begin(), rows.end(), [](auto* a, auto* b) { return a->name < b->name; });
+    std::sort(rows.begin(), rows.end(), before);
     return rows;
   }();
   return table;
+}
+
+}  // namespace
+
+std::span<const Op* const> all_ops() { return op_table(); }
+
+void register_op(Op op) {
+  // Rows and their names live as long as the program: nodes point to them.
+  static std::deque<std::pair<std::string, Op>> registered;
+  const auto wrong = [&](const std::string& what) {
+    throw Error(ErrorCode::invalid_argument, fmt::format("[op {}] {}", op.name, what));
+  };
+  const auto fits = [](char c) {
+    return (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9') || c == '_';
+  };
+  if (op.name.empty() || !std::all_of(op.name.begin(), op.name.end(), fits))
+    wrong("expected a name of small letters, digits and '_'");
+  if (find_op(op.name)) wrong("there is an op of this name already; choose another");
+  if (!op.infer) wrong("expected a shape rule (Op::infer)");
+  auto& [name, row] = registered.emplace_back(std::string(op.name), std::move(op));
+  row.name = name;
+  std::vector<const Op*>& table = op_table();
+  table.insert(std::lower_bound(table.begin(), table.end(), &row, before), &row);
 }
 
 const Op* find_op(std::string_view name) {

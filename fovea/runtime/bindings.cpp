@@ -5,6 +5,7 @@
 
 #include "fovea/base/text.h"
 #include "fovea/runtime/binding.h"
+#include "fovea/runtime/register_bindings.h"
 
 namespace fovea {
 
@@ -15,8 +16,13 @@ struct Tables {
   std::vector<KernelFamily> families;
 };
 
-const Tables& tables() {
-  static const Tables t = [] {
+void sort(Tables& t) {
+  std::sort(t.bindings.begin(), t.bindings.end(), [](auto& a, auto& b) { return a.op < b.op; });
+  std::sort(t.families.begin(), t.families.end(), [](auto& a, auto& b) { return a.name < b.name; });
+}
+
+Tables& tables() {
+  static Tables t = [] {
     Tables all;
     for (auto group :
          {attention_bindings, conv_bindings, copy_bindings, elementwise_bindings, index_bindings,
@@ -25,10 +31,7 @@ const Tables& tables() {
       all.bindings.insert(all.bindings.end(), g.bindings.begin(), g.bindings.end());
       all.families.insert(all.families.end(), g.families.begin(), g.families.end());
     }
-    std::sort(all.bindings.begin(), all.bindings.end(),
-              [](auto& a, auto& b) { return a.op < b.op; });
-    std::sort(all.families.begin(), all.families.end(),
-              [](auto& a, auto& b) { return a.name < b.name; });
+    sort(all);
     for (auto& b : all.bindings) FOVEA_ASSERT(find_op(b.op) != nullptr);
     return all;
   }();
@@ -45,6 +48,31 @@ const Binding* find_binding(std::string_view op) {
   const auto it = std::lower_bound(all.begin(), all.end(), op,
                                    [](const Binding& b, std::string_view n) { return b.op < n; });
   return it != all.end() && it->op == op ? &*it : nullptr;
+}
+
+void register_bindings(const BindingGroup& group) {
+  const auto wrong = [](std::string_view name, const char* what) {
+    throw Error(ErrorCode::invalid_argument, fmt::format("[binding {}] {}", name, what));
+  };
+  Tables more = tables();
+  for (Binding b : group.bindings) {
+    const Op* op = find_op(b.op);
+    if (!op) wrong(b.op, "there is no such op; call register_op() first");
+    if (!b.bind) wrong(b.op, "expected a function");
+    if (std::any_of(more.bindings.begin(), more.bindings.end(),
+                    [&](auto& other) { return other.op == b.op; }))
+      wrong(b.op, "the op has a binding already");
+    b.op = op->name;
+    more.bindings.push_back(b);
+  }
+  for (const KernelFamily& family : group.families) {
+    if (std::any_of(more.families.begin(), more.families.end(),
+                    [&](auto& other) { return other.name == family.name; }))
+      wrong(family.name, "there is a family of this name already");
+    more.families.push_back(family);
+  }
+  sort(more);
+  tables() = std::move(more);
 }
 
 std::vector<int64_t> NodeProblem::dims(const ValueType& type) {

@@ -2,9 +2,14 @@
 
 #include <algorithm>
 #include <cstdlib>
+#include <cstring>
 
+#include "fovea/base/test_errors.h"
 #include "fovea/graph/op_attrs.h"
 #include "fovea/graph/ops.h"
+#include "fovea/graph/register_op.h"
+#include "fovea/runtime/compile.h"
+#include "fovea/runtime/register_bindings.h"
 #include "fovea/runtime/session.h"
 
 namespace fovea {
@@ -141,6 +146,66 @@ TEST(Strides, OfABroadcastOperandAreZeroAlongWhatIsRepeated) {
   EXPECT_EQ(product({2, 3, 4}, 1), 12);
   EXPECT_EQ(product({2, 3, 4}, 0, 2), 6);
   EXPECT_EQ(product({}), 1);
+}
+
+// An op of a test and its kernel, as a program outside the library would add them.
+Op halved(std::string_view name) {
+  Op op;
+  op.name = name;
+  op.infer = [](const InferContext& c) { return std::vector<ValueType>{c.inputs[0]}; };
+  op.decompose = [](Graph& g, std::span<const Value> inputs, const Attrs&) {
+    return std::vector<Value>{ops::scaled(g, inputs[0], 0.5)};
+  };
+  return op;
+}
+
+std::unique_ptr<NodePlan> bind_halved(const NodeProblem& node, const KernelChoice&) {
+  class Plan final : public NodePlan {
+   public:
+    explicit Plan(int64_t count) : count_(count) { kernel = "halved:test"; }
+    void run(const void* const* inputs, void* const* outputs,
+             const KernelContext&) const noexcept override {
+      for (int64_t i = 0; i < count_; ++i)
+        static_cast<float*>(outputs[0])[i] = static_cast<const float*>(inputs[0])[i] / 2;
+    }
+
+   private:
+    int64_t count_;
+  };
+  return std::make_unique<Plan>(product(node.output_dims()));
+}
+
+float half_of_three(std::string_view op, std::string& kernel) {
+  Graph g;
+  g.set_output("y", g.add(op, {ops::input(g, "x", DType::f32, {1})}));
+  Session session = session_of(compile(g));
+  Execution& e = session.prepare({});
+  const float three = 3;
+  std::memcpy(e.input("x").data(), &three, sizeof three);
+  e.run();
+  kernel = e.reports().at(0).kernel;
+  return e.output_f32("y")[0];
+}
+
+TEST(RegisterBindings, AnOpFromOutsideRunsByItsKernelAndWithoutOneByItsDecomposition) {
+  register_op(halved("test_halved"));
+  register_op(halved("test_halved_plain"));
+  register_bindings({{{"test_halved", bind_halved}}, {{"test_halved", {"test"}}}});
+  std::string kernel;
+  EXPECT_EQ(half_of_three("test_halved", kernel), 1.5f);
+  EXPECT_EQ(kernel, "halved:test");
+  EXPECT_EQ(half_of_three("test_halved_plain", kernel), 1.5f);
+  EXPECT_NE(kernel, "halved:test");
+  EXPECT_EQ(KernelChoice::parse("test_halved=test").forced("test_halved"), "test");
+}
+
+TEST(RegisterBindings, RefusesWhatDoesNotExistOrIsThereAlready) {
+  const auto refused = [](const char* what, const BindingGroup& group) {
+    expect_error(ErrorCode::invalid_argument, what, [&] { register_bindings(group); });
+  };
+  refused("no such op", {{{"test_nowhere", bind_halved}}, {}});
+  refused("has a binding already", {{{"linear", bind_halved}}, {}});
+  refused("family of this name", {{}, {{"softmax", {"mine"}}}});
 }
 
 }  // namespace
