@@ -8,6 +8,7 @@
 #include <system_error>
 
 #include "fovea/base/error.h"
+#include "fovea/base/utf8.h"
 #include "fovea/formats/file.h"
 #include "fovea/formats/safetensors.h"
 #include "fovea/graph/graph_text.h"
@@ -48,32 +49,14 @@ class Complaint {
   std::string place_;
 };
 
-// The number of continuation bytes after the lead byte of a character in UTF-8, or -1.
-int continuation_bytes(unsigned char lead) {
-  if (lead < 0x80) return 0;
-  if (lead >= 0xc2 && lead <= 0xdf) return 1;
-  if (lead >= 0xe0 && lead <= 0xef) return 2;
-  if (lead >= 0xf0 && lead <= 0xf4) return 3;
-  return -1;
-}
-
 // Nothing when the text is UTF-8 without control characters (a label is printed on terminals, and
 // some of them take U+0080 to U+009F for commands too), else what is wrong.
 std::string_view text_fault(std::string_view text) {
+  if (!is_utf8(text)) return "no UTF-8";
   for (size_t i = 0; i < text.size(); ++i) {
     const auto c = static_cast<unsigned char>(text[i]);
     if (c < 0x20 || c == 0x7f) return "a control character";
-    const int more = continuation_bytes(c);
-    if (more < 0 || i + static_cast<size_t>(more) >= text.size()) return "no UTF-8";
-    uint32_t code = more == 0 ? c : c & (0x3fu >> more);
-    for (int k = 0; k < more; ++k) {
-      const auto next = static_cast<unsigned char>(text[++i]);
-      if ((next & 0xc0) != 0x80) return "no UTF-8";
-      code = code << 6 | (next & 0x3fu);
-    }
-    const bool overlong = (more == 2 && code < 0x800) || (more == 3 && code < 0x10000);
-    if (overlong || code > 0x10ffff || (code >= 0xd800 && code <= 0xdfff)) return "no UTF-8";
-    if (code >= 0x80 && code < 0xa0) return "a control character";
+    if (c == 0xc2 && static_cast<unsigned char>(text[i + 1]) < 0xa0) return "a control character";
   }
   return {};
 }
@@ -248,7 +231,8 @@ bool is_file(const fs::path& path) {
 void check_files(const fs::path& folder) {
   const Complaint complain(ErrorCode::not_found, folder.string());
   std::error_code ignored;
-  if (!fs::exists(folder, ignored)) complain("no such folder");
+  if (!fs::exists(folder, ignored))
+    complain("no such folder (give the folder that `fovea train` wrote)");
   if (!fs::is_directory(folder, ignored)) {
     complain(
         "expected a bundle, which is a folder, got a file (give the folder that `fovea train` "
@@ -282,7 +266,8 @@ void remove_bundle(const fs::path& folder) {
     std::error_code ec;
     fs::remove(folder / name, ec);
     if (ec)
-      throw Error(ErrorCode::io, fmt::format("[bundle] {} cannot be removed: {}",
+      throw Error(ErrorCode::io, fmt::format("[bundle] {} cannot be removed: {} (make the folder "
+                                             "writable, or choose another)",
                                              (folder / name).string(), ec.message()));
   }
 }
@@ -301,8 +286,9 @@ void save_bundle(const fs::path& folder, const Bundle& bundle) {
   std::error_code error;
   fs::create_directories(folder, error);
   if (error) {
-    throw Error{ErrorCode::io, fmt::format("[bundle] {}: cannot make the folder: {}",
-                                           folder.string(), error.message())};
+    throw Error{ErrorCode::io,
+                fmt::format("[bundle] {}: cannot make the folder: {} (choose another one)",
+                            folder.string(), error.message())};
   }
   write_file_atomically(folder / kRecipeFile, bundle.recipe);
   write_file_atomically(folder / kLabelsFile, labels);
@@ -311,8 +297,9 @@ void save_bundle(const fs::path& folder, const Bundle& bundle) {
   write_file_atomically(folder / kMetricsFile, bundle.metrics_json);
 }
 
-Bundle load_bundle(const fs::path& folder) {
-  check_files(folder);
+namespace {
+
+Bundle load_files(const fs::path& folder) {
   const auto place = [&](const char* file) {
     return Complaint(ErrorCode::corrupt, (folder / file).string());
   };
@@ -327,6 +314,21 @@ Bundle load_bundle(const fs::path& folder) {
   bundle.metrics_json = read_text_file(folder / kMetricsFile, kMaxMetrics);
   check_metrics(bundle.metrics_json, place(kMetricsFile));
   return bundle;
+}
+
+}  // namespace
+
+Bundle load_bundle(const fs::path& folder) {
+  check_files(folder);
+  try {
+    return load_files(folder);
+  } catch (const Error& error) {
+    // Those who read the files know what is wrong, and not that they belong to a bundle.
+    const std::string_view what = error.what();
+    if (error.code() != ErrorCode::corrupt || what.ends_with(')')) throw;
+    throw Error{error.code(),
+                fmt::format("{} (copy the whole folder again, or train again)", what)};
+  }
 }
 
 }  // namespace fovea

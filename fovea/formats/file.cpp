@@ -37,7 +37,11 @@ std::string reason(int error) { return std::generic_category().message(error); }
                             "`ulimit -f`; the file that was there before is unharmed)",
                             name)};
   }
-  throw Error{ErrorCode::io, fmt::format("[file] {}: cannot write: {}", name, reason(error))};
+  const bool refused = error == EACCES || error == EPERM || error == EROFS;
+  throw Error{ErrorCode::io,
+              fmt::format("[file] {}: cannot write: {} ({})", name, reason(error),
+                          refused ? "choose another folder, or make this one writable"
+                                  : "check the disk, or choose another folder")};
 }
 
 // A descriptor that closes itself.
@@ -67,8 +71,10 @@ int create_temporary(const fs::path& folder, const std::string& name, fs::path& 
     const int error = errno;
     if (error == EEXIST || error == EINTR) continue;
     if (error == ENOENT || error == ENOTDIR) {
-      throw Error{ErrorCode::not_found,
-                  fmt::format("[file] {}: the folder {} does not exist", name, folder.string())};
+      throw Error{
+          ErrorCode::not_found,
+          fmt::format("[file] {}: the folder {} does not exist (make it, or choose another)", name,
+                      folder.string())};
     }
     throw_write_error(name, error);
   }
@@ -93,14 +99,18 @@ FileReader::FileReader(const fs::path& path) : name_(path.string()) {
     if (error == ENOENT || error == ENOTDIR) {
       throw Error{ErrorCode::not_found, fmt::format("[file] {}: no such file", name_)};
     }
-    throw Error{ErrorCode::io, fmt::format("[file] {}: cannot open: {}", name_, reason(error))};
+    const bool files = error == EMFILE || error == ENFILE;
+    throw Error{ErrorCode::io,
+                fmt::format("[file] {}: cannot open: {} ({})", name_, reason(error),
+                            files ? "see `ulimit -n`" : "make it readable, or copy it")};
   }
   struct stat status {};
   if (::fstat(descriptor_, &status) != 0 || !S_ISREG(status.st_mode)) {
     ::close(descriptor_);
     throw Error{ErrorCode::io,
                 fmt::format("[file] {}: expected a regular file, got {}", name_,
-                            S_ISDIR(status.st_mode) ? "a folder" : "something else")};
+                            S_ISDIR(status.st_mode) ? "a folder (name a file in it)"
+                                                    : "something else (copy it into a file)")};
   }
   size_ = static_cast<uint64_t>(status.st_size);
 }
@@ -115,7 +125,9 @@ size_t FileReader::read_some(std::span<std::byte> target) {
     if (got == 0) break;
     if (got < 0 && errno == EINTR) continue;
     if (got < 0) {
-      throw Error{ErrorCode::io, fmt::format("[file] {}: cannot read: {}", name_, reason(errno))};
+      throw Error{ErrorCode::io, fmt::format("[file] {}: cannot read: {} (check the disk, or copy "
+                                             "the file from where it came)",
+                                             name_, reason(errno))};
     }
     done += static_cast<size_t>(got);
   }
@@ -125,9 +137,11 @@ size_t FileReader::read_some(std::span<std::byte> target) {
 void FileReader::read(std::span<std::byte> target) {
   const size_t got = read_some(target);
   if (got < target.size()) {
-    throw Error{ErrorCode::corrupt,
-                fmt::format("[file] {}: truncated: expected {} more bytes, got {}", name_,
-                            target.size(), got)};
+    throw Error{
+        ErrorCode::corrupt,
+        fmt::format("[file] {}: truncated: expected {} more bytes, got {} (copy it again; another "
+                    "process may have cut it just now)",
+                    name_, target.size(), got)};
   }
 }
 
@@ -138,8 +152,8 @@ Bytes read_whole(const fs::path& path, uint64_t limit) {
   FileReader file(path);
   if (file.size() > limit) {
     throw Error{ErrorCode::invalid_argument,
-                fmt::format("[file] {}: expected at most {} bytes, got {}", path.string(), limit,
-                            file.size())};
+                fmt::format("[file] {}: expected at most {} bytes, got {} (is it the right file?)",
+                            path.string(), limit, file.size())};
   }
   Bytes bytes;
   try {
@@ -147,7 +161,9 @@ Bytes read_whole(const fs::path& path, uint64_t limit) {
   } catch (const std::bad_alloc&) {
     throw Error{
         ErrorCode::out_of_memory,
-        fmt::format("[file] {}: not enough memory for its {} bytes", path.string(), file.size())};
+        fmt::format("[file] {}: not enough memory for its {} bytes (end other programs, or take a "
+                    "smaller file)",
+                    path.string(), file.size())};
   }
   // Less than size(): another process cut the file just now; its parser will notice.
   bytes.resize(file.read_some(std::as_writable_bytes(std::span(bytes.data(), bytes.size()))));
@@ -175,6 +191,18 @@ void FileWriter::write(std::span<const std::byte> bytes) {
 
 void write_file_atomically(const fs::path& path, const std::function<void(FileWriter&)>& write) {
   const std::string name = path.string();
+  // A rename would put a file in the place of a device, which root may do.
+  std::error_code ignored;
+  if (const auto kind = fs::status(path, ignored).type(); kind != fs::file_type::not_found &&
+                                                          kind != fs::file_type::none &&
+                                                          kind != fs::file_type::regular) {
+    throw Error{
+        ErrorCode::io,
+        fmt::format(
+            "[file] {}: cannot write: expected a regular file to replace, got {} (choose another "
+            "name)",
+            name, kind == fs::file_type::directory ? "a folder" : "something else")};
+  }
   const fs::path folder = path.has_parent_path() ? path.parent_path() : fs::path(".");
   // The temporary outlives the descriptor, which may throw before it is known to exist.
   Temporary temporary{{}, false};

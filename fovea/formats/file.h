@@ -59,7 +59,7 @@ class FileWriter {
 // On any failure, an exception of the callback too, the temporary is removed, the old file stays as
 // it was, and the exception goes on; a full disk is an Error (io) that says so. A process that is
 // killed in the middle leaves a file named ".fovea-*.tmp". A symbolic link at path is replaced, not
-// followed.
+// followed; a folder or a device there, or behind the link, is an Error (io).
 void write_file_atomically(const std::filesystem::path& path,
                            const std::function<void(FileWriter&)>& write);
 void write_file_atomically(const std::filesystem::path& path, std::span<const std::byte> bytes);

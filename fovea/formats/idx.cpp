@@ -24,8 +24,8 @@ constexpr uint64_t kMaxInflation = 1032;
 template <class... Args>
 [[noreturn]] void corrupt(const std::string& name, fmt::format_string<Args...> format,
                           Args&&... args) {
-  throw Error{ErrorCode::corrupt,
-              fmt::format("[idx] {}: {}", name, fmt::format(format, std::forward<Args>(args)...))};
+  throw Error{ErrorCode::corrupt, fmt::format("[idx] {}: {} (copy or download it again)", name,
+                                              fmt::format(format, std::forward<Args>(args)...))};
 }
 
 // The bytes of the file, inflated on the way where they are compressed.
@@ -112,9 +112,11 @@ IdxArray parse_idx(std::span<const std::byte> file, const std::string& name) {
             kMaxDimensions, magic[0], magic[1], magic[2], magic[3]);
   }
   if (magic[2] != kTypeU8) {
-    throw Error{ErrorCode::unsupported,
-                fmt::format("[idx] {}: expected elements of type 0x08 (u8), got type {:#04x}", name,
-                            magic[2])};
+    throw Error{
+        ErrorCode::unsupported,
+        fmt::format("[idx] {}: expected elements of type 0x08 (u8), got type {:#04x} (write "
+                    "them as bytes)",
+                    name, magic[2])};
   }
   IdxArray array;
   uint64_t count = 1;
@@ -133,7 +135,8 @@ IdxArray parse_idx(std::span<const std::byte> file, const std::string& name) {
     array.values.resize(static_cast<size_t>(count));
   } catch (const std::exception&) {
     throw Error{ErrorCode::out_of_memory,
-                fmt::format("[idx] {}: not enough memory for its {} bytes", name, count)};
+                fmt::format("[idx] {}: not enough memory for its {} bytes (take fewer samples)",
+                            name, count)};
   }
   read_exactly(source, array.values, name);
   if (!source.at_end()) corrupt(name, "there are bytes after its {} elements", count);

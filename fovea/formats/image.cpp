@@ -70,7 +70,8 @@ uint8_t to_byte(float value) {
 Image blank_image(uint64_t height, uint64_t width, int64_t channels, const std::string& name,
                   int64_t max_pixels) {
   if (height == 0 || width == 0) {
-    throw Error{ErrorCode::corrupt, fmt::format("[image] {}: a side of 0 pixels", name)};
+    throw Error{ErrorCode::corrupt,
+                fmt::format("[image] {}: a side of 0 pixels (save it again)", name)};
   }
   const auto limit = static_cast<uint64_t>(std::clamp<int64_t>(max_pixels, 0, kMaxPixels));
   if (height > limit || width > limit / height) {
@@ -88,8 +89,9 @@ Image blank_image(uint64_t height, uint64_t width, int64_t channels, const std::
 
 void throw_broken_image(const std::string& name, const std::string& format,
                         const std::string& what) {
-  throw Error{ErrorCode::corrupt,
-              fmt::format("[image] {}: broken {} file: {}", name, format, what)};
+  throw Error{
+      ErrorCode::corrupt,
+      fmt::format("[image] {}: broken {} file: {} (copy or save it again)", name, format, what)};
 }
 
 Image decode_image(std::span<const std::byte> file, const std::string& name, int64_t max_pixels) {
@@ -98,7 +100,9 @@ Image decode_image(std::span<const std::byte> file, const std::string& name, int
   if (starts_with(file, kPng)) return decode_png(file, name, max_pixels);
   if (starts_with(file, kJpeg)) return decode_jpeg(file, name, max_pixels);
   throw Error{ErrorCode::unsupported,
-              fmt::format("[image] {}: expected a PNG or JPEG file, got neither", name)};
+              fmt::format("[image] {}: expected a PNG or JPEG file, got neither (convert it to "
+                          "PNG)",
+                          name)};
 }
 
 Image read_image(const std::filesystem::path& path, int64_t max_pixels) {

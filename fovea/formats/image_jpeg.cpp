@@ -4,6 +4,7 @@
 #include <csetjmp>
 #include <cstdio>
 // jpeglib.h needs FILE and size_t declared before it.
+#include <fmt/format.h>
 #include <jerror.h>
 #include <jpeglib.h>
 
@@ -14,6 +15,10 @@
 
 namespace fovea {
 namespace {
+
+// A block of 8 x 8 samples takes a bit at least, and covers at most 32 x 8 pixels (of a picture
+// whose components are sampled in different directions), so no file holds more in a byte.
+constexpr uint64_t kMaxPixelsOfByte = 1024;
 
 // A progressive file may repeat scans without end; no honest one has as many.
 constexpr int kMaxScans = 500;
@@ -106,6 +111,16 @@ Image decode_jpeg(std::span<const std::byte> file, const std::string& name, int6
   FOVEA_ASSERT(stored == 1 || stored == 3 || stored == 4);
   // Adobe writes inverted CMYK, and says so by its marker.
   const bool inverted = reader.jpeg.saw_Adobe_marker != 0;
+  // Its blocks may take less than a bit, and no camera writes it.
+  if (reader.jpeg.arith_code != 0) {
+    throw Error{
+        ErrorCode::unsupported,
+        fmt::format("[image] {}: JPEG with arithmetic coding (save it as an ordinary JPEG)", name)};
+  }
+  const uint64_t pixels = uint64_t{reader.jpeg.output_height} * reader.jpeg.output_width;
+  if (pixels / kMaxPixelsOfByte > file.size()) {
+    throw_broken_image(name, "JPEG", "it promises more pixels than it can hold");
+  }
   Image image =
       blank_image(reader.jpeg.output_height, reader.jpeg.output_width, stored, name, max_pixels);
   if (!read_pixels(reader, image.pixels.data(), static_cast<size_t>(image.width * stored))) {

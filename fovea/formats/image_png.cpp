@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <csetjmp>
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <vector>
 
@@ -14,10 +15,14 @@
 namespace fovea {
 namespace {
 
+// What a text or a profile may grow to when it is inflated.
+constexpr size_t kMaxText = size_t{1} << 20;
+
 struct Reader {
   png_structp png = nullptr;
   png_infop info = nullptr;
   std::span<const std::byte> rest;
+  size_t largest = 0;  // what libpng may ask for at once; 0: as much as it likes
   char message[128] = "out of memory";
 
   ~Reader() { png_destroy_read_struct(&png, &info, nullptr); }
@@ -30,6 +35,14 @@ void fovea_png_error(png_structp png, png_const_charp message) {
   png_longjmp(png, 1);
 }
 void fovea_png_warning(png_structp, png_const_charp) {}
+// libpng takes memory for a chunk as its length says, however short the file is. What it does not
+// get, it does without, or it calls fovea_png_error.
+png_voidp fovea_png_malloc(png_structp png, png_alloc_size_t size) {
+  const auto* reader = static_cast<const Reader*>(png_get_mem_ptr(png));
+  if (reader->largest != 0 && size > reader->largest) return nullptr;
+  return std::malloc(size);
+}
+void fovea_png_free(png_structp, png_voidp block) { std::free(block); }
 void fovea_png_read(png_structp png, png_bytep target, size_t size) {
   auto* reader = static_cast<Reader*>(png_get_io_ptr(png));
   if (size > reader->rest.size()) png_error(png, "truncated");
@@ -40,8 +53,10 @@ void fovea_png_read(png_structp png, png_bytep target, size_t size) {
 
 // Reads up to the pixels and asks for 8 bits of grey or RGB, with or without alpha.
 bool read_header(Reader& reader) {
+  reader.largest = reader.rest.size() + kMaxText;
   reader.png =
-      png_create_read_struct(PNG_LIBPNG_VER_STRING, &reader, fovea_png_error, fovea_png_warning);
+      png_create_read_struct_2(PNG_LIBPNG_VER_STRING, &reader, fovea_png_error, fovea_png_warning,
+                               &reader, fovea_png_malloc, fovea_png_free);
   if (reader.png == nullptr) return false;
   reader.info = png_create_info_struct(reader.png);
   if (reader.info == nullptr) return false;
@@ -49,11 +64,12 @@ bool read_header(Reader& reader) {
   png_set_read_fn(reader.png, &reader, fovea_png_read);
   // Sides are checked by the caller; text and profiles are of no use here.
   png_set_user_limits(reader.png, 0x7fffffff, 0x7fffffff);
-  png_set_chunk_malloc_max(reader.png, 8u << 20);
+  png_set_chunk_malloc_max(reader.png, kMaxText);
   png_set_keep_unknown_chunks(reader.png, PNG_HANDLE_CHUNK_NEVER, nullptr, 0);
   png_read_info(reader.png, reader.info);
   png_set_expand(reader.png);
   png_set_scale_16(reader.png);
+  reader.largest = 0;  // rows, whose size the caller checks
   return true;
 }
 

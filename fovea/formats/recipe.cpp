@@ -15,6 +15,7 @@
 
 #include "fovea/base/error.h"
 #include "fovea/base/text.h"
+#include "fovea/base/utf8.h"
 #include "fovea/formats/file.h"
 
 namespace fovea {
@@ -110,7 +111,9 @@ void check_depth(std::string_view text, const std::string& file) {
       continue;
     }
     if (c == '.') {
-      if (++dots > kMaxDots) refuse(fmt::format("{}:{}", file, line), "tables are nested too deep");
+      if (++dots > kMaxDots)
+        refuse(fmt::format("{}:{}", file, line), "tables are nested too deep (at most {})",
+               kMaxDots);
     } else if (!is_bare(c) && c != ' ' && c != '\t') {
       dots = 0;
     }
@@ -379,12 +382,13 @@ void RecipeTable::set(std::string_view assignment) {
   if (equals == std::string_view::npos || !steps || steps->empty() || steps->back().index) {
     refuse(place, "expected key=value, such as train.epochs=3, got '{}'", assignment);
   }
-  if (steps->size() > kMaxDots) refuse(place, "tables are nested too deep");
+  if (steps->size() > kMaxDots) refuse(place, "tables are nested too deep (at most {})", kMaxDots);
   const std::string_view text = assignment.substr(equals + 1);
   if (std::any_of(text.begin(), text.end(),
                   [](unsigned char c) { return c < 0x20 && c != '\t'; })) {
     refuse(place, "expected a value on one line");
   }
+  if (!is_utf8(text)) refuse(place, "expected a value in UTF-8");
 
   toml::table parsed;
   try {

@@ -53,8 +53,9 @@ std::string_view format_name(DType dtype) {
 template <class... Args>
 [[noreturn]] void corrupt(const std::string& file, fmt::format_string<Args...> format,
                           Args&&... args) {
-  throw Error{ErrorCode::corrupt, fmt::format("[safetensors] {}: {}", file,
-                                              fmt::format(format, std::forward<Args>(args)...))};
+  throw Error{ErrorCode::corrupt,
+              fmt::format("[safetensors] {}: {} (copy or write the file again)", file,
+                          fmt::format(format, std::forward<Args>(args)...))};
 }
 
 // What a hostile header calls a name, cut so that the error stays one line.
@@ -132,7 +133,7 @@ DType parse_dtype(const Json& entry, const std::string& tensor, const std::strin
   }
   throw Error{
       ErrorCode::unsupported,
-      fmt::format("[safetensors] {}: tensor '{}': unsupported dtype '{}' (expected one of {})",
+      fmt::format("[safetensors] {}: tensor '{}': unsupported dtype '{}' (convert it to one of {})",
                   file, tensor, shown(text), known)};
 }
 
@@ -182,7 +183,9 @@ void Safetensors::take_data(uint64_t size) {
                                 std::align_val_t{kAlignment}, std::nothrow);
   if (data == nullptr) {
     throw Error{ErrorCode::out_of_memory,
-                fmt::format("[safetensors] {}: not enough memory for its {} bytes", name_, size)};
+                fmt::format("[safetensors] {}: not enough memory for its {} bytes (end other "
+                            "programs, or take a smaller model)",
+                            name_, size)};
   }
   data_.reset(static_cast<std::byte*>(data));
   for (size_t i = 0; i < tensors_.size(); ++i) {
@@ -285,13 +288,20 @@ const TensorView& Safetensors::at(std::string_view name) const {
                                                 did_you_mean(name, names))};
 }
 
-void write_safetensors(const std::filesystem::path& path, std::span<const TensorView> tensors,
-                       const TensorMetadata& metadata) {
-  const auto refuse = [&](const std::string& what) {
-    throw Error{ErrorCode::invalid_argument,
-                fmt::format("[safetensors] {}: {}", path.string(), what)};
-  };
+namespace {
+
+// What a file begins with, and its tensors in the order of their data.
+struct Layout {
+  std::string header;
   std::vector<const TensorView*> order;
+};
+
+Layout lay_out(std::span<const TensorView> tensors, const TensorMetadata& metadata,
+               const std::string& file) {
+  const auto refuse = [&](const std::string& what) {
+    throw Error{ErrorCode::invalid_argument, fmt::format("[safetensors] {}: {}", file, what)};
+  };
+  Layout layout;
   for (const TensorView& tensor : tensors) {
     const std::optional<uint64_t> size = byte_size(tensor.shape, tensor.dtype);
     if (tensor.name == kMetadataKey) refuse(fmt::format("no tensor may be named {}", kMetadataKey));
@@ -300,21 +310,22 @@ void write_safetensors(const std::filesystem::path& path, std::span<const Tensor
                          dtype_name(tensor.dtype), fmt::join(tensor.shape, ", "),
                          tensor.bytes.size()));
     }
-    order.push_back(&tensor);
+    layout.order.push_back(&tensor);
   }
-  std::sort(order.begin(), order.end(), [](const TensorView* a, const TensorView* b) {
+  std::sort(layout.order.begin(), layout.order.end(), [](const TensorView* a, const TensorView* b) {
     const size_t x = dtype_size(a->dtype), y = dtype_size(b->dtype);
     return x != y ? x > y : a->name < b->name;
   });
 
-  std::string header = "{";
+  std::string& header = layout.header;
+  header = "{";
   std::set<std::string_view> names;
   try {
     if (!metadata.empty()) {
       header += fmt::format("\"{}\":{}", kMetadataKey, Json(metadata).dump());
     }
     uint64_t offset = 0;
-    for (const TensorView* tensor : order) {
+    for (const TensorView* tensor : layout.order) {
       if (!names.insert(tensor->name).second) {
         refuse(fmt::format("the name '{}' stands twice", tensor->name));
       }
@@ -330,13 +341,35 @@ void write_safetensors(const std::filesystem::path& path, std::span<const Tensor
   header += '}';
   header.append((8 - header.size() % 8) % 8, ' ');
   if (header.size() > kMaxHeader) refuse("too many tensors: the header passes 100 MB");
+  return layout;
+}
 
-  const uint64_t length = header.size();
+// Calls write for one piece of the file after another.
+template <class F>
+void put(const Layout& layout, F&& write) {
+  const uint64_t length = layout.header.size();
+  write(std::as_bytes(std::span(&length, 1)));
+  write(std::as_bytes(std::span(layout.header.data(), layout.header.size())));
+  for (const TensorView* tensor : layout.order) write(tensor->bytes);
+}
+
+}  // namespace
+
+void write_safetensors(const std::filesystem::path& path, std::span<const TensorView> tensors,
+                       const TensorMetadata& metadata) {
+  const Layout layout = lay_out(tensors, metadata, path.string());
   write_file_atomically(path, [&](FileWriter& writer) {
-    writer.write(std::as_bytes(std::span(&length, 1)));
-    writer.write(header);
-    for (const TensorView* tensor : order) writer.write(tensor->bytes);
+    put(layout, [&](std::span<const std::byte> bytes) { writer.write(bytes); });
   });
+}
+
+std::vector<std::byte> encode_safetensors(std::span<const TensorView> tensors,
+                                          const TensorMetadata& metadata, const std::string& name) {
+  std::vector<std::byte> file;
+  put(lay_out(tensors, metadata, name), [&](std::span<const std::byte> bytes) {
+    file.insert(file.end(), bytes.begin(), bytes.end());
+  });
+  return file;
 }
 
 }  // namespace fovea

@@ -69,5 +69,8 @@ class Safetensors {
 // bytes that do not match shape and type.
 void write_safetensors(const std::filesystem::path& path, std::span<const TensorView> tensors,
                        const TensorMetadata& metadata = {});
+// The same bytes in memory; name stands for the path in errors.
+std::vector<std::byte> encode_safetensors(std::span<const TensorView> tensors,
+                                          const TensorMetadata& metadata, const std::string& name);
 
 }  // namespace fovea

@@ -111,8 +111,8 @@ class GraphParser {
     if (!next_line() || !take("fovea.graph ")) fail("expected 'fovea.graph 1' in the first line");
     const int format = integer();
     if (format > kGraphFormat)
-      fail(fmt::format("format {} is newer than {}, which this build reads; use a newer fovea",
-                       format, kGraphFormat),
+      fail(fmt::format("format {} is newer than {}, which this build reads (update fovea)", format,
+                       kGraphFormat),
            ErrorCode::unsupported);
     if (format < 1 || !line_.empty()) fail("expected 'fovea.graph 1' in the first line");
     if (!next_line() || !take("ops"))
@@ -123,8 +123,8 @@ class GraphParser {
       const int version = integer();
       const Op& op = known_op(name);
       if (version > op.version)
-        fail(fmt::format("version {} of the op {} is newer than {}, which this build knows; use a "
-                         "newer fovea",
+        fail(fmt::format("version {} of the op {} is newer than {}, which this build knows (update "
+                         "fovea)",
                          version, name, op.version),
              ErrorCode::unsupported);
       if (version < 1) fail(fmt::format("the op {} has no version {}", name, version));
