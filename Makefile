@@ -1,11 +1,12 @@
 # make demo    install what is missing, build, train on Fashion-MNIST, show the result
 # make test    install what is missing, build, run the unit and kernel tests
 # make bench   install and build the rivals (LibTorch, ONNX Runtime), measure ours, them and the peak
+# make fuzz    run each fuzz target for a while (SECONDS=60) and say what was found
 # make check   what CI leaves out: Clang, the sanitizers, the slow tests
 # make install install the program, the library and its headers below PREFIX (/usr/local), or below DESTDIR/PREFIX
 # make docs    pages of the public headers, in build/docs/html
 # make format  format all sources
-.PHONY: demo build test bench check install docs format clean
+.PHONY: demo build test bench fuzz check install docs format clean
 
 JOBS ?= $(shell nproc)
 PREFIX ?= /usr/local
@@ -30,6 +31,11 @@ bench:
 	@scripts/setup.sh bench
 	@$(MAKE) --no-print-directory build
 	@scripts/bench.sh $(JOBS)
+
+fuzz: SECONDS ?= 60
+fuzz:
+	@scripts/setup.sh fuzz
+	@scripts/fuzz.sh $(SECONDS) $(JOBS)
 
 check:
 	@scripts/setup.sh check

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs the Debian packages that are missing, and nothing else. Usage:
-# scripts/setup.sh [demo|test|bench|docs|check]
+# scripts/setup.sh [demo|test|bench|docs|check|fuzz]
 set -euo pipefail
 
 demo="g++ cmake ninja-build ccache libdnnl-dev libhwy-dev libfmt-dev libtomlplusplus-dev
@@ -19,7 +19,8 @@ case "${1:-demo}" in
   bench) wanted="$demo $bench" ;;
   docs) wanted="$demo $docs" ;;
   check) wanted="$demo $test $check" ;;
-  *) echo "usage: scripts/setup.sh [demo|test|bench|docs|check]" >&2; exit 2 ;;
+  fuzz) wanted="$demo $check" ;;
+  *) echo "usage: scripts/setup.sh [demo|test|bench|docs|check|fuzz]" >&2; exit 2 ;;
 esac
 
 missing=""
