@@ -1,12 +1,16 @@
 #include "fovea/base/thread_pool.h"
 
+#include <fmt/format.h>
 #include <sched.h>
 
 #include <atomic>
+#include <exception>
 #include <mutex>
 #include <thread>
 #include <utility>
 #include <vector>
+
+#include "fovea/base/error.h"
 
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -86,6 +90,13 @@ struct ThreadPool::State {
     return false;
   }
 
+  void end() {
+    stop.store(true);
+    ticket.fetch_add(1, std::memory_order_release);
+    ticket.notify_all();
+    for (auto& t : helpers) t.join();
+  }
+
   // The caller's part: a job for all, and its end.
   void open() {
     next.store(0, std::memory_order_relaxed);
@@ -116,16 +127,20 @@ int ThreadPool::hardware_threads() {
 
 ThreadPool::ThreadPool(int threads)
     : threads_(threads > 0 ? threads : hardware_threads()), state_(std::make_unique<State>()) {
-  for (int worker = 1; worker < threads_; ++worker)
-    state_->helpers.emplace_back([s = state_.get(), worker] { s->helper(worker); });
+  int worker = 1;
+  try {
+    for (; worker < threads_; ++worker)
+      state_->helpers.emplace_back([s = state_.get(), worker] { s->helper(worker); });
+  } catch (const std::exception&) {  // std::system_error, std::bad_alloc
+    state_->end();
+    throw Error(ErrorCode::out_of_memory,
+                fmt::format("[threads] the system gives {} of {} threads (ask for fewer with "
+                            "--threads; `ulimit -u` and `ulimit -v` show its limits)",
+                            worker, threads_));
+  }
 }
 
-ThreadPool::~ThreadPool() {
-  state_->stop.store(true);
-  state_->ticket.fetch_add(1, std::memory_order_release);
-  state_->ticket.notify_all();
-  for (auto& t : state_->helpers) t.join();
-}
+ThreadPool::~ThreadPool() { state_->end(); }
 
 void ThreadPool::run(int64_t blocks, void* body, Invoke invoke) noexcept {
   if (blocks <= 0) return;
