@@ -83,6 +83,7 @@ std::span<const Entry> exit_codes() {
       {"130",
        "Stopped by Ctrl-C. A training has then finished its step, saved its state and said how to "
        "go on."},
+      {"143", "The same by SIGTERM, as kill sends it."},
   };
   return kCodes;
 }

@@ -61,7 +61,9 @@ int guarded_run(const std::string& program, const std::vector<std::string>& word
     if (std::fflush(stdout) != 0) return fail_to_write(errno);
     return code;
   } catch (const std::bad_alloc&) {
-    return fail("out of memory");
+    return fail(
+        "out of memory (a smaller batch, smaller images or a smaller model need less; so may "
+        "ending other programs)");
   } catch (const std::system_error& e) {
     // What fmt throws where it cannot write.
     if (std::ferror(stdout)) return fail_to_write(e.code().value());

@@ -22,14 +22,20 @@ namespace fovea::cli {
 
 namespace {
 
-constexpr int kInterruptedExit = 130;  // as shells report a process that SIGINT ended
-
 std::atomic<bool> stop_requested{false};
+std::atomic<int> stop_signal{SIGINT};
+
+// As shells report a process that the signal ended: 130 for SIGINT, 143 for SIGTERM.
+int interrupted_exit() { return 128 + stop_signal.load(); }
 
 // The first signal asks the trainer to finish its step and save; the second ends at once.
-void on_signal(int) {
-  static_assert(std::atomic<bool>::is_always_lock_free);
-  if (stop_requested.exchange(true)) _exit(kInterruptedExit);
+void on_signal(int signal) {
+  static_assert(std::atomic<bool>::is_always_lock_free && std::atomic<int>::is_always_lock_free);
+  if (stop_requested.load()) _exit(128 + signal);
+  stop_signal = signal;
+  stop_requested = true;
+  constexpr std::string_view kSaid = "\nfovea: finishing this step; once more ends at once\n";
+  if (isatty(STDERR_FILENO) != 0 && write(STDERR_FILENO, kSaid.data(), kSaid.size()) < 0) return;
 }
 
 // Catches SIGINT and SIGTERM while it lives.
@@ -183,7 +189,7 @@ int report_interruption(const Call& call, const Options& o) {
     fmt::print("Stopped; the step was finished and the state saved in {}. Go on with:\n  {}\n",
                o.out, command);
   }
-  return kInterruptedExit;
+  return interrupted_exit();
 }
 
 void declare(Arguments& arguments, Options& o) {

@@ -146,7 +146,8 @@ Evaluator::Evaluator(const Graph& evaluation, std::vector<Metric> metrics,
   }
 }
 
-Evaluation Evaluator::run(const ImageDataset& dataset, int64_t batch) {
+Evaluation Evaluator::run(const ImageDataset& dataset, int64_t batch,
+                          const std::atomic<bool>* stop) {
   const auto start = std::chrono::steady_clock::now();
   if (batch < 1) {
     throw Error{ErrorCode::invalid_argument,
@@ -174,6 +175,11 @@ Evaluation Evaluator::run(const ImageDataset& dataset, int64_t batch) {
   const std::span<const uint8_t> pixels(dataset.images);
   const std::span<const int32_t> labels(dataset.labels);
   for (int64_t first = 0; first < dataset.size(); first += batch) {
+    if (stop && stop->load()) {
+      throw Error{ErrorCode::interrupted,
+                  fmt::format("[eval] {}: stopped after {} of {} examples (ask again for the rest)",
+                              dataset.source, first, dataset.size())};
+    }
     const auto at = static_cast<size_t>(first);
     const auto rows = static_cast<size_t>(std::min(batch, dataset.size() - first));
     feed_images(execution, pixels.subspan(at * image_size, rows * image_size),

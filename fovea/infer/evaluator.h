@@ -1,6 +1,7 @@
 // Measures a model on a data set.
 #pragma once
 
+#include <atomic>
 #include <map>
 #include <memory>
 #include <span>
@@ -35,8 +36,10 @@ class Evaluator {
 
   // One thread at a time. Throws Error: invalid_argument when the images have another size than the
   // model's input, a label is no class of the model, there is nothing to count, or batch is not
-  // positive; non_finite when the model gives no numbers.
-  Evaluation run(const ImageDataset& dataset, int64_t batch);
+  // positive; non_finite when the model gives no numbers; interrupted when `stop` was set between
+  // two batches.
+  Evaluation run(const ImageDataset& dataset, int64_t batch,
+                 const std::atomic<bool>* stop = nullptr);
 
  private:
   std::vector<Metric> metrics_;

@@ -11,7 +11,8 @@ namespace fovea {
 namespace {
 
 constexpr std::string_view kBest = "best.";
-constexpr std::string_view kFormat = "fovea.checkpoint 1";
+constexpr std::string_view kFormatName = "fovea.checkpoint ";
+constexpr int kFormat = 1;
 
 // Shortest text that reads back to the same double.
 std::string number(double v) { return fmt::format("{}", v); }
@@ -37,9 +38,21 @@ class Reader {
       if (key.starts_with(prefix)) out[key.substr(prefix.size())] = parse<double>(key, value);
     return out;
   }
+  void check_format() const {
+    const std::string& format = text("format");
+    if (!format.starts_with(kFormatName)) fail("format");
+    const int version = parse<int>("format", format.substr(kFormatName.size()));
+    if (version > kFormat)
+      throw Error(ErrorCode::unsupported,
+                  fmt::format("[checkpoint] {} has format {}, this build knows up to {}: it was "
+                              "written by a newer fovea (update this one)",
+                              path_, version, kFormat));
+    if (version < 1) fail("format");
+  }
   [[noreturn]] void fail(const std::string& key) const {
     throw Error(ErrorCode::corrupt,
-                fmt::format("[checkpoint] {} is no checkpoint of fovea: '{}' is missing or wrong",
+                fmt::format("[checkpoint] {} is no checkpoint of fovea: '{}' is missing or wrong "
+                            "(begin anew with --overwrite, or in another --out)",
                             path_, key));
   }
 
@@ -65,7 +78,7 @@ void save_checkpoint(const std::filesystem::path& path, const VariableStore& var
   for (auto& [name, t] : state.best_weights)
     tensors.push_back({std::string(kBest) + name, t->dtype, t->shape, t->bytes});
   TensorMetadata m;
-  m["format"] = kFormat;
+  m["format"] = fmt::format("{}{}", kFormatName, kFormat);
   m["recipe"] = state.recipe;
   m["epoch"] = number(state.epoch);
   m["batch"] = number(state.batch);
@@ -73,7 +86,7 @@ void save_checkpoint(const std::filesystem::path& path, const VariableStore& var
   m["best_epoch"] = number(state.best_epoch);
   m["best"] = number(state.best);
   m["epochs_without_gain"] = number(state.epochs_without_gain);
-  m["finished"] = state.finished ? "1" : "0";
+  m["finished"] = number(int64_t{state.finished});
   for (auto& [name, v] : state.sums) m["sum." + name] = number(v);
   for (auto& [name, v] : state.validation) m["validation." + name] = number(v);
   write_safetensors(path, tensors, m);
@@ -82,7 +95,7 @@ void save_checkpoint(const std::filesystem::path& path, const VariableStore& var
 RunState load_checkpoint(const std::filesystem::path& path, VariableStore& variables) {
   const Safetensors file = Safetensors::read(path);
   const Reader reader(file.metadata(), path.string());
-  if (reader.text("format") != kFormat) reader.fail("format");
+  reader.check_format();
   RunState s;
   s.recipe = reader.text("recipe");
   reader.read("epoch", s.epoch);
@@ -112,7 +125,9 @@ RunState load_checkpoint(const std::filesystem::path& path, VariableStore& varia
 
 std::string checkpoint_recipe(const std::filesystem::path& path) {
   const Safetensors file = Safetensors::read(path);
-  return Reader(file.metadata(), path.string()).text("recipe");
+  const Reader reader(file.metadata(), path.string());
+  reader.check_format();
+  return reader.text("recipe");
 }
 
 }  // namespace fovea

@@ -42,6 +42,8 @@ void check_train_options(const TrainOptions& o) {
   integer("seed", o.seed, 0);
   want(o.batch % o.accumulate == 0, "accumulate", "a divisor of the batch",
        static_cast<double>(o.accumulate));
+  // The steps of all epochs are counted in 64 bits.
+  want(o.epochs <= 1'000'000'000, "epochs", "at most 1000000000", static_cast<double>(o.epochs));
   want(o.seed <= 0x7fffffff, "seed", "at most 2147483647", static_cast<double>(o.seed));
   want(o.learning_rate > 0 && o.learning_rate < 1e3, "learning_rate", "a number above 0",
        o.learning_rate);

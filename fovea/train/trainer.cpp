@@ -11,6 +11,7 @@
 #include "fovea/base/philox.h"
 #include "fovea/data/loader.h"
 #include "fovea/formats/bundle.h"
+#include "fovea/formats/folder_lock.h"
 #include "fovea/infer/evaluator.h"
 #include "fovea/runtime/compile.h"
 #include "fovea/tasks/levels.h"
@@ -55,14 +56,19 @@ class Trainer {
 
   TrainResult run() {
     prepare_folder();
-    make_sessions();
-    begin();
+    try {
+      make_sessions();
+      begin();
+    } catch (const Error& e) {
+      if (e.code() != ErrorCode::out_of_memory) throw;
+      throw Error(e.code(), e.what() + what_needs_less());
+    }
     const auto start = Clock::now();
     bool interrupted = false;
     while (!state_.finished && !interrupted) interrupted = !run_epoch();
     result_.seconds = seconds_since(start);
+    if (!interrupted) interrupted = !finish();
     result_.interrupted = interrupted;
-    if (!interrupted) finish();
     return result_;
   }
 
@@ -101,8 +107,11 @@ class Trainer {
                               request_.out.string()));
     fs::create_directories(request_.out, ec);
     if (ec)
-      throw Error(ErrorCode::io, fmt::format("[train] the folder {} cannot be made: {}",
+      throw Error(ErrorCode::io, fmt::format("[train] the folder {} cannot be made: {} (choose "
+                                             "another --out)",
                                              request_.out.string(), ec.message()));
+    // Before anything is looked at: what another training has there is about to change.
+    lock_ = FolderLock(request_.out, "train");
     const bool saved = fs::exists(checkpoint_path()), bundle = is_bundle(request_.out);
     if (request_.resume && bundle && !saved)
       throw Error(ErrorCode::not_found,
@@ -185,6 +194,15 @@ class Trainer {
     started_ = Clock::now();
   }
 
+  std::string what_needs_less() const {
+    return fmt::format(
+        ". In the recipe: a smaller train.batch (now {}), a larger train.accumulate (now {}), "
+        "train.memory_mb (activations are computed again), train.precision = \"bf16\", or a "
+        "smaller "
+        "[model]",
+        options_.batch, options_.accumulate);
+  }
+
   // Weights of the same name and shape; an optimiser's state starts anew.
   void take_weights(const Bundle& bundle) {
     for (auto& [name, tensor] : bundle.weights) {
@@ -224,8 +242,7 @@ class Trainer {
       const bool last = state_.batch == loader_->batches();
       if (state_.step % options_.checkpoint_every == 0 && !last) save();
     }
-    finish_epoch();
-    return true;
+    return finish_epoch();
   }
 
   void run_step(const Batch& batch) {
@@ -302,8 +319,17 @@ class Trainer {
                     checkpoint_path().string()));
   }
 
-  void finish_epoch() {
-    const std::map<std::string, double> validation = validate();
+  // False when it was interrupted while it measured: the epoch is then finished when the run goes
+  // on.
+  bool finish_epoch() {
+    std::map<std::string, double> validation;
+    try {
+      validation = validate();
+    } catch (const Error& e) {
+      if (e.code() != ErrorCode::interrupted) throw;
+      save();
+      return false;
+    }
     report(true, validation);
     const Metric& first = task_.metrics.at(0);
     const double value = validation.empty() ? 0 : validation.at(first.name);
@@ -324,6 +350,7 @@ class Trainer {
     state_.finished = state_.epoch >= options_.epochs ||
                       (options_.patience > 0 && state_.epochs_without_gain >= options_.patience);
     save();
+    return state_.finished || !stop_asked();
   }
 
   // The moving average where there is one.
@@ -356,7 +383,7 @@ class Trainer {
   std::map<std::string, double> evaluate(const std::map<std::string, HostTensorPtr>& weights,
                                          const ImageDataset& data) {
     set_weights(weights);
-    return evaluator_->run(data, kEvaluationBatch).metrics;
+    return evaluator_->run(data, kEvaluationBatch, request_.stop).metrics;
   }
   void set_weights(const std::map<std::string, HostTensorPtr>& weights) {
     for (auto& [name, t] : weights)
@@ -398,16 +425,13 @@ class Trainer {
     request_.progress(p);
   }
 
-  void finish() {
-    result_.epochs = state_.epoch;
-    result_.best_epoch = state_.best_epoch + 1;
-    result_.stopped_early = state_.epoch < options_.epochs;
-    result_.validation = state_.validation;
-    if (test_data_.size() > 0) {
-      result_.test = evaluate(state_.best_weights, test_data_);
-      for (const LevelOptions& level : levels_)
-        result_.levels[level.name] =
-            evaluator_at(&level)->run(test_data_, kEvaluationBatch).metrics;
+  // False when it was interrupted; the checkpoint is that of a finished run then.
+  bool finish() {
+    try {
+      measure();
+    } catch (const Error& e) {
+      if (e.code() != ErrorCode::interrupted) throw;
+      return false;
     }
     Bundle bundle;
     bundle.graph = task_.infer;
@@ -416,9 +440,24 @@ class Trainer {
     bundle.labels = train_data_.class_names;
     bundle.metrics_json = metrics_json(task_.name, options_, result_);
     save_bundle(request_.out, bundle);
+    return true;
+  }
+
+  void measure() {
+    result_.epochs = state_.epoch;
+    result_.best_epoch = state_.best_epoch + 1;
+    result_.stopped_early = state_.epoch < options_.epochs;
+    result_.validation = state_.validation;
+    if (test_data_.size() > 0) {
+      result_.test = evaluate(state_.best_weights, test_data_);
+      for (const LevelOptions& level : levels_)
+        result_.levels[level.name] =
+            evaluator_at(&level)->run(test_data_, kEvaluationBatch, request_.stop).metrics;
+    }
   }
 
   TrainRequest request_;
+  FolderLock lock_;  // of request_.out
   TrainOptions options_;
   AugmentOptions augment_;
   Task task_;

@@ -79,9 +79,9 @@ struct TrainResult {
 };
 
 // Trains and writes the bundle to request.out, with its checkpoint beside it, which stays. Throws
-// Error for options or data that do not fit, for a folder that holds another run, for a loss that
-// is not finite (naming the step and the first node; the last good checkpoint stays), and what
-// saving throws.
+// Error for options or data that do not fit, for a folder that holds another run or in which
+// another process trains, for a loss that is not finite (naming the step and the first node; the
+// last good checkpoint stays), and what saving throws.
 TrainResult train(TrainJob job, const TrainRequest& request);
 // The same for read_job(recipe).
 TrainResult train(RecipeTable& recipe, const TrainRequest& request);
