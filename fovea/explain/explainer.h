@@ -1,0 +1,49 @@
+// What a model looked at to name the class of an image.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "fovea/explain/token_grid.h"
+#include "fovea/infer/attention_maps.h"
+
+namespace fovea {
+
+// One image. Shares are [tokens], in the order of the grid; their mean is 1.
+struct Explanation {
+  struct Layer {
+    std::string name;                        // of the node: "vit.enc.0.attn"
+    std::vector<std::vector<double>> heads;  // the attention that tokens receive from each
+  };
+  std::vector<double> probabilities;  // of the classes
+  int32_t predicted = 0;              // the most probable class, the first of equals
+  int32_t explained = 0;              // the class that gradient_rollout is about
+  std::vector<double> rollout, gradient_rollout, last_layer;
+  std::vector<Layer> layers;
+};
+
+class Explainer {
+ public:
+  // exposed: what expose_attention made with gradients, compiled, its weights frozen. Throws Error
+  // (unsupported) where the attention is not one over the tokens of the grid.
+  Explainer(Graph exposed, const TokenGrid& grid, std::shared_ptr<ThreadPool> pool);
+
+  // images u8 [N,H,W,C]; classes i32 [N], or none: those that the model predicts. Throws what
+  // AttentionReader::read throws.
+  std::vector<Explanation> explain(std::span<const uint8_t> images,
+                                   std::span<const int32_t> classes = {});
+
+  const TokenGrid& grid() const { return grid_; }
+  const Graph& graph() const { return reader_.graph(); }
+
+ private:
+  TokenGrid grid_;
+  AttentionReader reader_;
+  int64_t image_bytes_ = 0;
+  int64_t batch_ = 1;  // images at a time, so that their maps take no more than some memory
+};
+
+}  // namespace fovea

@@ -1,0 +1,24 @@
+// Images of a data set that are worth a look: some that the model gets right, some that it does
+// not.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "fovea/data/dataset.h"
+#include "fovea/runtime/session.h"
+
+namespace fovea {
+
+// The class that the model names for each image. model: compiled for inference. Throws Error
+// (invalid_argument) where the images have another size than the model's.
+std::vector<int32_t> predict_classes(Session& model, const ImageDataset& dataset, int64_t batch);
+
+// Indices of at most `count` images, of as many classes as can be: right ones first, then up to
+// three in eight that are wrong. Draws from the seed alone. FOVEA_ASSERT that there is a prediction
+// for each image.
+std::vector<int64_t> choose_samples(const ImageDataset& dataset,
+                                    const std::vector<int32_t>& predicted, int64_t count,
+                                    uint64_t seed);
+
+}  // namespace fovea
