@@ -16,6 +16,7 @@ demo:
 	@$(MAKE) --no-print-directory build
 	build/bin/fovea train recipes/fashion_mnist.toml --out runs/demo --overwrite \
 	  --set train.epochs=16 --set train.learning_rate=3e-3 --set augment.shift=0 --set augment.erase=0
+	build/bin/fovea explain runs/demo
 
 build:
 	@[ -f build/build.ninja ] || cmake -S . -B build -G Ninja -DFOVEA_TESTS=OFF >/dev/null

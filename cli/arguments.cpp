@@ -133,12 +133,12 @@ void Arguments::positional(const std::string& name, std::optional<std::string>& 
 }
 
 void Arguments::positionals(const std::string& name, std::vector<std::string>& values,
-                            const std::string& help) {
+                            const std::string& help, bool required) {
   add({.name = name,
        .value = name,
        .help = help,
        .positional = true,
-       .required = true,
+       .required = required,
        .repeated = true},
       [&values](const std::string& text) { values.push_back(text); });
 }

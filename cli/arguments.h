@@ -47,9 +47,9 @@ class Arguments {
   // May be left out.
   void positional(const std::string& name, std::optional<std::string>& value,
                   const std::string& help);
-  // One or more, behind all other positionals.
+  // Behind all other positionals; where required, one or more.
   void positionals(const std::string& name, std::vector<std::string>& values,
-                   const std::string& help);
+                   const std::string& help, bool required = true);
   // "--name VALUE". The value stands in the help as the default, unless it is empty.
   void option(const std::string& name, std::string& value, const std::string& value_name,
               const std::string& help);

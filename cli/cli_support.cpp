@@ -100,6 +100,10 @@ void add_run_options(Arguments& arguments, RunOptions& options) {
   arguments.option("--precision", options.precision, "What the products compute in");
 }
 
+std::vector<std::string> Model::labels() const {
+  return bundle_ ? bundle_->labels : info().class_names;
+}
+
 const LevelOptions* Model::level(const std::string& name) const {
   return name == kFullLevel ? nullptr : &level_named(levels_, name);
 }
@@ -121,7 +125,7 @@ Graph Model::compiled(const Graph& graph, const RunOptions& options,
 Evaluation Model::evaluate(Split split, int64_t batch, std::shared_ptr<ThreadPool> pool,
                            const RunOptions& options) {
   const Graph graph = kind_->evaluation(inference());
-  const ImageDataset dataset = load_with_progress(data_, split, pool);
+  const ImageDataset dataset = this->dataset(split, pool);
   check_image_input(graph, dataset.height, dataset.width, dataset.channels, dataset.source);
   const auto classes = bundle_ ? bundle_->labels.size() : 0;
   if (classes > 0 && dataset.class_names.size() > classes)
@@ -145,6 +149,10 @@ void show_loading(Progress& progress, Split split, int64_t done, int64_t all) {
   if (done == all) return progress.finish();
   progress.update(static_cast<double>(done) / static_cast<double>(all),
                   fmt::format("reading {} images of {}: {}", all, enum_name(split), done));
+}
+
+ImageDataset Model::dataset(Split split, std::shared_ptr<ThreadPool> pool) const {
+  return load_with_progress(data_, split, std::move(pool));
 }
 
 ImageDataset load_with_progress(const DataOptions& options, Split split,

@@ -60,6 +60,11 @@ class Model {
 
   // Those of the recipe, without "full".
   const std::vector<LevelOptions>& levels() const { return levels_; }
+  // The names of the classes; empty where they have none.
+  std::vector<std::string> labels() const;
+  // A split of the data set that the recipe names. Throws what load_dataset throws.
+  ImageDataset dataset(Split split, std::shared_ptr<ThreadPool> pool) const;
+
   // The level that --level names, nullptr for "full". Throws Error with the nearest name.
   const LevelOptions* level(const std::string& name) const;
 

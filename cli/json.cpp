@@ -45,6 +45,10 @@ Json& Json::push(std::string_view value) {
   impl_->value.push_back(value);
   return *this;
 }
+Json& Json::push(double value) {
+  impl_->value.push_back(value);
+  return *this;
+}
 Json& Json::push(Json value) {
   impl_->value.push_back(std::move(value.impl_->value));
   return *this;

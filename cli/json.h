@@ -27,6 +27,7 @@ class Json {
   Json& set(std::string_view key, Json value);
   // Elements of an array.
   Json& push(std::string_view value);
+  Json& push(double value);
   Json& push(Json value);
 
   // Indented by two spaces, without a final line break.

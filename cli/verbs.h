@@ -61,6 +61,7 @@ Verb train_verb();
 Verb predict_verb();
 Verb eval_verb();
 Verb export_verb();
+Verb explain_verb();
 Verb profile_verb();
 Verb graph_verb();
 Verb diff_verb();
