@@ -280,7 +280,14 @@ fovea_status fovea_attention_run(fovea_attention* plan, const fovea_attention_ar
     need(a->k, "k");
     need(a->v, "v");
     need(a->out, "out");
-    plan->run({a->q, a->k, a->v, a->out, a->lse, a->key_lengths});
+    fovea::AttentionArgs args;
+    args.q = a->q;
+    args.k = a->k;
+    args.v = a->v;
+    args.out = a->out;
+    args.lse = a->lse;
+    args.links.key_lengths = a->key_lengths;
+    plan->run(args);
   });
 }
 const char* fovea_attention_kernel(const fovea_attention* plan) {
@@ -307,7 +314,18 @@ fovea_status fovea_attention_backward_run(fovea_attention_backward* plan,
     need(a->dq, "dq");
     need(a->dk, "dk");
     need(a->dv, "dv");
-    plan->run({a->q, a->k, a->v, a->out, a->lse, a->dout, a->dq, a->dk, a->dv, a->key_lengths});
+    fovea::AttentionBackwardArgs args;
+    args.q = a->q;
+    args.k = a->k;
+    args.v = a->v;
+    args.out = a->out;
+    args.lse = a->lse;
+    args.dout = a->dout;
+    args.dq = a->dq;
+    args.dk = a->dk;
+    args.dv = a->dv;
+    args.links.key_lengths = a->key_lengths;
+    plan->run(args);
   });
 }
 const char* fovea_attention_backward_kernel(const fovea_attention_backward* plan) {
