@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <iterator>
 #include <optional>
 #include <utility>
 
@@ -221,6 +222,8 @@ std::vector<BenchCase> attention_cases(const std::string& kernel) {
       s.backward = backward;
       if (supported(s, kernel)) cases.push_back(case_of(s, kernel));
     }
+  auto others = score_cases(kernel);
+  std::move(others.begin(), others.end(), std::back_inserter(cases));
   return cases;
 }
 

@@ -62,6 +62,8 @@ std::vector<double> time_runs(int64_t runs, const std::function<void()>& run);
 // The tables of problems. kernel: "" for the first of the list, or the name of one; problems that
 // it does not support are left out, and a name that no list holds is an Error (not_found).
 std::vector<BenchCase> attention_cases(const std::string& kernel);
+// Other scores than the scaled dot product; they stand among the attention cases.
+std::vector<BenchCase> score_cases(const std::string& kernel);
 std::vector<BenchCase> train_cases();
 std::vector<BenchCase> infer_cases();
 

@@ -55,6 +55,7 @@ std::vector<OpRow> index_rows();
 std::vector<OpRow> norm_rows();
 std::vector<OpRow> optimiser_rows();
 std::vector<OpRow> product_rows();
+std::vector<OpRow> score_rows();
 std::vector<OpRow> shape_rows();
 // All of them.
 const std::vector<OpRow>& all_rows();

@@ -105,6 +105,8 @@ std::span<const Op> reduce_ops();
 std::span<const Op> product_ops();
 std::span<const Op> norm_ops();
 std::span<const Op> attention_ops();
+std::span<const Op> linear_attention_ops();
+std::span<const Op> pair_attention_ops();
 std::span<const Op> conv_ops();
 std::span<const Op> index_ops();
 std::span<const Op> loss_ops();

@@ -306,6 +306,42 @@ struct AttentionAttrs {
   }
 };
 
+// Linear attention has no softmax and no scale.
+struct LinearAttentionAttrs {
+  int64_t heads = 1;
+  int64_t kv_heads = 0;  // 0: as many as heads
+  bool causal = false;   // query i sees keys up to i + Tk - Tq
+  template <class V>
+  void visit(V& v) {
+    v("heads", heads);
+    v("kv_heads", kv_heads);
+    v("causal", causal);
+  }
+  int64_t kv() const { return kv_heads ? kv_heads : heads; }
+};
+
+// Of additive and of subtraction attention.
+struct PairAttentionAttrs {
+  int64_t heads = 1;
+  int64_t kv_heads = 0;      // 0: as many as heads
+  double scale = 1;          // of the scores
+  bool causal = false;       // query i sees keys up to i + Tk - Tq
+  int64_t window_left = -1;  // keys further to the left than this are not seen; -1: no limit
+  int64_t window_right = -1;
+  bool lse = false;  // give the log-sum-exp of each query as well, [B,H,Tq]
+  template <class V>
+  void visit(V& v) {
+    v("heads", heads);
+    v("kv_heads", kv_heads);
+    v("scale", scale);
+    v("causal", causal);
+    v("window_left", window_left);
+    v("window_right", window_right);
+    v("lse", lse);
+  }
+  int64_t kv() const { return kv_heads ? kv_heads : heads; }
+};
+
 struct Conv2dAttrs {
   int64_t stride_h = 1, stride_w = 1;
   int64_t pad_h = 0, pad_w = 0;  // zeros on both sides

@@ -196,6 +196,18 @@ Value attention(Graph& g, Value q, Value k, Value v, AttentionAttrs attrs,
   attrs.sink = add(links.sink);
   return g.add("attention", std::move(inputs), attrs, name);
 }
+Value linear_attention(Graph& g, Value q, Value k, Value v, LinearAttentionAttrs attrs,
+                       std::string_view name) {
+  return g.add("linear_attention", {q, k, v}, attrs, name);
+}
+Value additive_attention(Graph& g, Value q, Value k, Value v, Value w, PairAttentionAttrs attrs,
+                         std::string_view name) {
+  return g.add("additive_attention", {q, k, v, w}, attrs, name);
+}
+Value subtraction_attention(Graph& g, Value q, Value k, Value v, Value w, PairAttentionAttrs attrs,
+                            std::string_view name) {
+  return g.add("subtraction_attention", {q, k, v, w}, attrs, name);
+}
 
 Value conv2d(Graph& g, Value x, Value w, Value bias, Conv2dAttrs attrs) {
   return bias ? g.add("conv2d", {x, w, bias}, attrs) : g.add("conv2d", {x, w}, attrs);

@@ -70,6 +70,17 @@ Value attention(Graph& g, Value q, Value k, Value v, AttentionAttrs attrs,
                 std::string_view name = {});
 Value attention(Graph& g, Value q, Value k, Value v, AttentionAttrs attrs,
                 const AttentionLinkValues& links, std::string_view name = {});
+// The same shapes; phi(q) S / (phi(q) z) with phi = elu + 1, S and z sums over the keys of phi(k) v
+// and phi(k) (Katharopoulos et al. 2020): work grows with Tq + Tk.
+Value linear_attention(Graph& g, Value q, Value k, Value v, LinearAttentionAttrs attrs,
+                       std::string_view name = {});
+// The same shapes and w [H*D]; scores scale w . tanh(q + k) of each head, then softmax (Bahdanau et
+// al. 2015).
+Value additive_attention(Graph& g, Value q, Value k, Value v, Value w, PairAttentionAttrs attrs,
+                         std::string_view name = {});
+// The same with scores scale w . relu(q - k) (Zhao et al. 2020, pairwise, relation of subtraction).
+Value subtraction_attention(Graph& g, Value q, Value k, Value v, Value w, PairAttentionAttrs attrs,
+                            std::string_view name = {});
 
 // x [B,H,W,C], weight [O,KH,KW,C], bias [O] or none -> [B,OH,OW,O].
 Value conv2d(Graph& g, Value x, Value weight, Value bias = {}, Conv2dAttrs attrs = {});

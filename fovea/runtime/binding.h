@@ -97,9 +97,11 @@ BindingGroup conv_bindings();
 BindingGroup copy_bindings();
 BindingGroup elementwise_bindings();
 BindingGroup index_bindings();
+BindingGroup linear_attention_bindings();
 BindingGroup loss_bindings();
 BindingGroup norm_bindings();
 BindingGroup optimiser_bindings();
+BindingGroup pair_attention_bindings();
 BindingGroup product_bindings();
 BindingGroup reduce_bindings();
 
