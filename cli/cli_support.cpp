@@ -50,10 +50,12 @@ Model Model::open_bundle(const std::string& path) {
 }
 
 void Model::bind() {
+  RecordOptions record;
   kind_ = &task_kind(recipe_);
   recipe_.bind("data", data_);
   recipe_.bind("train", train_);
   recipe_.bind("augment", augment_);
+  recipe_.bind("record", record);
   levels_ = read_levels(recipe_);
 }
 

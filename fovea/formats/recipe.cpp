@@ -149,6 +149,7 @@ struct RecipeTable::Impl {
   toml::table root;
   std::set<std::string> overrides;                        // paths given to set()
   std::map<std::string, std::vector<std::string>> known;  // section -> fields, as visited
+  std::map<std::string, std::string> resolved;            // path -> value
 
   const toml::node* find(std::string_view path) const {
     const auto steps = split(path);
@@ -358,6 +359,45 @@ class RecipeTable::Reader : public FieldVisitor {
   std::vector<std::string>& fields_;
 };
 
+// Notes what the fields of a struct hold after they were read.
+class RecipeTable::Values : public FieldVisitor {
+ public:
+  Values(Impl& impl, std::string section) : impl_(impl), section_(std::move(section)) {}
+
+ protected:
+  void boolean(std::string_view name, bool& v) override { note(name, v); }
+  void integer(std::string_view name, int64_t& v) override { note(name, v); }
+  void real(std::string_view name, double& v) override { note(name, v); }
+  void text(std::string_view name, std::string& v) override { note(name, v); }
+  void integers(std::string_view name, std::vector<int64_t>& v) override { note_all(name, v); }
+  void reals(std::string_view name, std::vector<double>& v) override { note_all(name, v); }
+  void texts(std::string_view name, std::vector<std::string>& v) override { note_all(name, v); }
+  void enumeration(std::string_view name, int& index,
+                   std::span<const std::string_view> names) override {
+    note(name, std::string(names[static_cast<size_t>(index)]));
+  }
+
+ private:
+  template <class T>
+  void note(std::string_view name, const T& v) {
+    note_node(name, toml::value<T>(v));
+  }
+  template <class T>
+  void note_all(std::string_view name, const std::vector<T>& values) {
+    toml::array array;
+    for (const T& v : values) array.push_back(v);
+    note_node(name, array);
+  }
+  void note_node(std::string_view name, const toml::node& node) {
+    std::ostringstream out;
+    out << toml::toml_formatter{node};
+    impl_.resolved[join(section_, name)] = out.str();
+  }
+
+  Impl& impl_;
+  std::string section_;
+};
+
 RecipeTable::RecipeTable(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 RecipeTable::RecipeTable(RecipeTable&&) noexcept = default;
 RecipeTable& RecipeTable::operator=(RecipeTable&&) noexcept = default;
@@ -456,6 +496,12 @@ std::unique_ptr<FieldVisitor> RecipeTable::reader_of(std::string_view section) {
   return std::make_unique<Reader>(*impl_, std::string(section),
                                   node != nullptr ? node->as_table() : nullptr);
 }
+
+std::unique_ptr<FieldVisitor> RecipeTable::values_of(std::string_view section) {
+  return std::make_unique<Values>(*impl_, std::string(section));
+}
+
+const std::map<std::string, std::string>& RecipeTable::resolved() const { return impl_->resolved; }
 
 Error RecipeTable::located(const Error& error) const {
   const std::string_view message = error.what();

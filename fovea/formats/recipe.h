@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <map>
 #include <memory>
 #include <string>
 #include <string_view>
@@ -51,6 +52,8 @@ class RecipeTable {
   void bind(std::string_view section, T& options) {
     const std::unique_ptr<FieldVisitor> reader = reader_of(section);
     options.visit(*reader);
+    const std::unique_ptr<FieldVisitor> values = values_of(section);
+    options.visit(*values);
   }
 
   // After all sections are bound: the first key that nobody knows is an Error with the nearest
@@ -60,11 +63,16 @@ class RecipeTable {
   // The table as TOML, what was set included; without comments, keys in alphabetical order.
   std::string to_text() const;
 
+  // What was bound, defaults included: the value of each key as TOML, by its path.
+  const std::map<std::string, std::string>& resolved() const;
+
  private:
   struct Impl;
   class Reader;
+  class Values;
   explicit RecipeTable(std::unique_ptr<Impl> impl);
   std::unique_ptr<FieldVisitor> reader_of(std::string_view section);
+  std::unique_ptr<FieldVisitor> values_of(std::string_view section);
 
   std::unique_ptr<Impl> impl_;
 };

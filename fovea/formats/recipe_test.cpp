@@ -87,6 +87,22 @@ tags = []
   EXPECT_EQ(other.tags, (std::vector<std::string>{"a"}));
 }
 
+TEST(Recipe, TellsWhatItsFieldsHoldWithTheirDefaults) {
+  RecipeTable recipe = parse("[train]\nepochs = 3\nschedule = 'cosine'\ntags = ['x', 'y']\n");
+  recipe.set("train.rate=2");
+  Train train;
+  recipe.bind("train", train);
+  const auto& resolved = recipe.resolved();
+  EXPECT_EQ(resolved.size(), 8u);
+  EXPECT_EQ(resolved.at("train.epochs"), "3");
+  EXPECT_EQ(resolved.at("train.rate"), "2.0");
+  EXPECT_EQ(resolved.at("train.average"), "false");
+  EXPECT_EQ(resolved.at("train.note"), "'none'");
+  EXPECT_EQ(resolved.at("train.schedule"), "'cosine'");
+  EXPECT_EQ(resolved.at("train.sizes"), "[ 1 ]");
+  EXPECT_EQ(resolved.at("train.tags"), "[ 'x', 'y' ]");
+}
+
 TEST(Recipe, AnIntegerIsTakenForARealAndNotTheOtherWay) {
   Train train;
   parse("train.rate = 3").bind("train", train);

@@ -295,7 +295,7 @@ void EventWriter::flush() {
 void remove_event_files(const fs::path& folder) {
   std::error_code ignored;
   for (const fs::path& path : event_files(folder)) fs::remove(path, ignored);
-  fs::remove(folder, ignored);  // only where it is empty
+  if (fs::is_directory(folder, ignored)) fs::remove(folder, ignored);  // only where it is empty
 }
 
 }  // namespace fovea

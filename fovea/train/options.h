@@ -1,4 +1,4 @@
-// The section [train] of a recipe.
+// The sections [train] and [record] of a recipe.
 #pragma once
 
 #include <array>
@@ -73,10 +73,29 @@ struct TrainOptions {
   }
 };
 
+// The section [record]: what is written for TensorBoard while a model learns.
+struct RecordOptions {
+  bool tensorboard = true;        // event files, in the folder "events" of the bundle
+  int64_t every = 10;             // steps from one point of the curves to the next
+  int64_t histograms_every = 1;   // epochs between those of weights and attention; 0: none
+  int64_t attention_images = 16;  // of the validation split, on which attention is watched; 0: none
+  int64_t attention_pictures = 4;  // of them, drawn
+
+  template <class V>
+  void visit(V& v) {
+    v("tensorboard", tensorboard);
+    v("every", every);
+    v("histograms_every", histograms_every);
+    v("attention_images", attention_images);
+    v("attention_pictures", attention_pictures);
+  }
+};
+
 // Whether products are computed in bf16 on this processor.
 bool in_bf16(Precision precision);
 
 // Throws Error naming the key that is out of its range.
 void check_train_options(const TrainOptions& options);
+void check_record_options(const RecordOptions& options);
 
 }  // namespace fovea

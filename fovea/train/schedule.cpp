@@ -59,4 +59,16 @@ void check_train_options(const TrainOptions& o) {
   want(o.average >= 0 && o.average < 1, "average", "from 0 up to, not including, 1", o.average);
 }
 
+void check_record_options(const RecordOptions& o) {
+  const auto integer = [](const char* key, int64_t v, int64_t least) {
+    if (v < least)
+      throw Error(ErrorCode::invalid_argument,
+                  fmt::format("[record] {}: expected at least {}, got {}", key, least, v));
+  };
+  integer("every", o.every, 1);
+  integer("histograms_every", o.histograms_every, 0);
+  integer("attention_images", o.attention_images, 0);
+  integer("attention_pictures", o.attention_pictures, 0);
+}
+
 }  // namespace fovea

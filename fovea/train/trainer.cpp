@@ -16,6 +16,7 @@
 #include "fovea/runtime/compile.h"
 #include "fovea/tasks/levels.h"
 #include "fovea/train/checkpoint.h"
+#include "fovea/train/event_recorder.h"
 #include "fovea/train/metrics_file.h"
 #include "fovea/train/schedule.h"
 #include "fovea/train/step_graph.h"
@@ -38,15 +39,19 @@ class Trainer {
   Trainer(TrainJob job, const TrainRequest& request) : request_(request) {
     check_train_options(job.options);
     check_augment(job.augment);
+    check_record_options(job.record);
     check_data(job);
     options_ = job.options;
     augment_ = job.augment;
+    record_ = job.record;
+    settings_ = std::move(job.settings);
     levels_ = std::move(job.levels);
     train_data_ = std::move(job.train);
     validation_data_ = std::move(job.validation);
     test_data_ = std::move(job.test);
     task_ = std::move(job.task);
     for (const Metric& m : task_.metrics) summed_outputs_.insert({m.sum, m.count});
+    if (settings_.empty()) settings_ = written_settings();
     state_.recipe = job.recipe.empty() ? written_recipe() : std::move(job.recipe);
     evaluation_graph_ = task_kind(task_.name).evaluation(task_.infer);
     if (!request_.pool) request_.pool = std::make_shared<ThreadPool>();
@@ -63,12 +68,20 @@ class Trainer {
       if (e.code() != ErrorCode::out_of_memory) throw;
       throw Error(e.code(), e.what() + what_needs_less());
     }
-    const auto start = Clock::now();
-    bool interrupted = false;
-    while (!state_.finished && !interrupted) interrupted = !run_epoch();
-    result_.seconds = seconds_since(start);
-    if (!interrupted) interrupted = !finish();
-    result_.interrupted = interrupted;
+    start_observers();
+    try {
+      const auto start = Clock::now();
+      bool interrupted = false;
+      while (!state_.finished && !interrupted) interrupted = !run_epoch();
+      result_.seconds = seconds_since(start);
+      if (!interrupted) interrupted = !finish();
+      result_.interrupted = interrupted;
+    } catch (const std::exception& e) {
+      const std::string error = e.what();
+      tell([&](TrainObserver& o) { o.failed(error); });
+      throw;
+    }
+    tell([&](TrainObserver& o) { o.ended(result_); });
     return result_;
   }
 
@@ -94,7 +107,17 @@ class Trainer {
   std::string written_recipe() const {
     std::string text = "[task]\nkind = \"" + task_.name + "\"\n[data]\nkind = \"memory\"\n";
     text += recipe_section("[train]", options_) + recipe_section("[augment]", augment_);
-    return RecipeTable::parse(text + levels_text(levels_), "the recipe of a job in code").to_text();
+    text += recipe_section("[record]", record_) + levels_text(levels_);
+    return RecipeTable::parse(text, "the recipe of a job in code").to_text();
+  }
+
+  // What resolved() gives for the recipe of such a job.
+  std::map<std::string, std::string> written_settings() {
+    RecipeTable table = RecipeTable::parse("", "");
+    table.bind("train", options_);
+    table.bind("augment", augment_);
+    table.bind("record", record_);
+    return table.resolved();
   }
 
   fs::path checkpoint_path() const { return request_.out / kCheckpointFile; }
@@ -203,6 +226,44 @@ class Trainer {
         options_.batch, options_.accumulate);
   }
 
+  void start_observers() {
+    observers_ = request_.observers;
+    if (record_.tensorboard) {
+      events_ = std::make_unique<EventRecorder>(record_);
+      observers_.push_back(events_.get());
+    }
+    const TrainStart start{.out = request_.out,
+                           .recipe = state_.recipe,
+                           .settings = settings_,
+                           .options = options_,
+                           .task = task_,
+                           .examples = validation_data_.size() > 0 ? validation_data_ : train_data_,
+                           .pool = request_.pool,
+                           .parameters = result_.parameters,
+                           .total_steps = total_steps_,
+                           .resumed = request_.resume,
+                           .step = state_.step,
+                           .finished = state_.finished};
+    tell([&](TrainObserver& o) { o.started(start); });
+    started_ = Clock::now();
+  }
+
+  // What watches must not stop what it watches: an observer that throws is dropped with a warning.
+  template <class Call>
+  void tell(Call&& call) {
+    std::erase_if(observers_, [&](TrainObserver* observer) {
+      try {
+        call(*observer);
+        return false;
+      } catch (const std::exception& e) {
+        if (request_.warn)
+          request_.warn(fmt::format("{} could not be written; the training goes on without: {}",
+                                    observer->what(), e.what()));
+        return true;
+      }
+    });
+  }
+
   // Weights of the same name and shape; an optimiser's state starts anew.
   void take_weights(const Bundle& bundle) {
     for (auto& [name, tensor] : bundle.weights) {
@@ -235,6 +296,7 @@ class Trainer {
       ++state_.batch;
       ++state_.step;
       report(false, {});
+      tell_step(batch.size);
       if (stop_asked()) {
         save();
         return false;
@@ -246,14 +308,42 @@ class Trainer {
   }
 
   void run_step(const Batch& batch) {
+    for (auto& [name, sum] : step_sums_) sum = 0;
     for_each_micro_batch(batch, [&](Execution& e, bool last) {
       e.run();
       if (!std::isfinite(e.output_f32(kObjectiveSum)[0]) ||
           (last && !std::isfinite(e.output_f32(kGradientNorm)[0])))
         fail_as_not_finite(batch);
-      for (const std::string& name : summed_outputs_)
-        state_.sums[name] += static_cast<double>(e.output_f32(name)[0]);
+      for (const std::string& name : summed_outputs_) {
+        const auto value = static_cast<double>(e.output_f32(name)[0]);
+        state_.sums[name] += value;
+        step_sums_[name] += value;
+      }
+      if (last) gradient_norm_ = static_cast<double>(e.output_f32(kGradientNorm)[0]);
     });
+  }
+
+  // The metrics of what was summed; 0 where nothing was counted.
+  std::map<std::string, double> metrics_of(const std::map<std::string, double>& sums) const {
+    std::map<std::string, double> metrics;
+    for (const Metric& m : task_.metrics) {
+      const auto sum = sums.find(m.sum), count = sums.find(m.count);
+      const bool known = sum != sums.end() && count != sums.end() && count->second != 0;
+      metrics[m.name] = known ? sum->second / count->second : 0.0;
+    }
+    return metrics;
+  }
+
+  void tell_step(int64_t examples) {
+    if (observers_.empty()) return;
+    const std::map<std::string, double> metrics = metrics_of(step_sums_);
+    const TrainStep step{.step = state_.step,
+                         .epoch = state_.epoch + 1,
+                         .examples = examples,
+                         .learning_rate = learning_rate(options_, state_.step - 1, total_steps_),
+                         .gradient_norm = gradient_norm_,
+                         .metrics = metrics};
+    tell([&](TrainObserver& o) { o.stepped(step); });
   }
 
   // Each step is made at one level, drawn by their shares from (seed, step).
@@ -322,15 +412,17 @@ class Trainer {
   // False when it was interrupted while it measured: the epoch is then finished when the run goes
   // on.
   bool finish_epoch() {
+    std::map<std::string, HostTensorPtr> weights = current_weights();
     std::map<std::string, double> validation;
     try {
-      validation = validate();
+      if (validation_data_.size() > 0) validation = evaluate(weights, validation_data_);
     } catch (const Error& e) {
       if (e.code() != ErrorCode::interrupted) throw;
       save();
       return false;
     }
     report(true, validation);
+    tell_epoch(validation, weights);
     const Metric& first = task_.metrics.at(0);
     const double value = validation.empty() ? 0 : validation.at(first.name);
     const bool better = validation.empty() || state_.best_epoch < 0 ||
@@ -340,7 +432,7 @@ class Trainer {
       state_.best_epoch = state_.epoch;
       state_.validation = validation;
       state_.epochs_without_gain = 0;
-      state_.best_weights = current_weights();
+      state_.best_weights = std::move(weights);
     } else {
       ++state_.epochs_without_gain;
     }
@@ -351,6 +443,17 @@ class Trainer {
                       (options_.patience > 0 && state_.epochs_without_gain >= options_.patience);
     save();
     return state_.finished || !stop_asked();
+  }
+
+  void tell_epoch(const std::map<std::string, double>& validation,
+                  const std::map<std::string, HostTensorPtr>& weights) {
+    const std::map<std::string, double> training = metrics_of(state_.sums);
+    const TrainEpoch epoch{.epoch = state_.epoch + 1,
+                           .step = state_.step,
+                           .training = training,
+                           .validation = validation,
+                           .weights = weights};
+    tell([&](TrainObserver& o) { o.epoch_ended(epoch); });
   }
 
   // The moving average where there is one.
@@ -391,11 +494,6 @@ class Trainer {
         evaluation_variables_->set(name, t->dtype, t->shape, t->bytes);
   }
 
-  std::map<std::string, double> validate() {
-    if (validation_data_.size() == 0) return {};
-    return evaluate(current_weights(), validation_data_);
-  }
-
   void report(bool epoch_done, const std::map<std::string, double>& validation) {
     if (!request_.progress) return;
     TrainProgress p;
@@ -405,15 +503,9 @@ class Trainer {
     p.steps = loader_->batches();
     p.total_step = state_.step;
     p.total_steps = total_steps_;
-    const auto mean = [&](const Metric& m) {
-      const auto sum = state_.sums.find(m.sum), count = state_.sums.find(m.count);
-      if (sum == state_.sums.end() || count == state_.sums.end() || count->second == 0) return 0.0;
-      return sum->second / count->second;
-    };
-    for (const Metric& m : task_.metrics) {
-      if (m.name == "loss") p.loss = mean(m);
-      if (&m == &task_.metrics.front()) p.accuracy = mean(m);
-    }
+    const std::map<std::string, double> means = metrics_of(state_.sums);
+    if (const auto loss = means.find("loss"); loss != means.end()) p.loss = loss->second;
+    p.accuracy = means.at(task_.metrics.front().name);
     const double seconds = seconds_since(started_);
     const auto made = static_cast<double>(state_.step - steps_here_);
     if (seconds > 0 && made > 0) {
@@ -477,6 +569,12 @@ class Trainer {
   std::unique_ptr<BatchLoader> loader_;
   RunState state_;
   TrainResult result_;
+  RecordOptions record_;
+  std::map<std::string, std::string> settings_;  // of the recipe
+  std::vector<TrainObserver*> observers_;        // without those that failed
+  std::unique_ptr<EventRecorder> events_;
+  std::map<std::string, double> step_sums_;  // as state_.sums, of one step
+  double gradient_norm_ = 0;
   std::set<std::string> summed_outputs_;  // of the metrics; several may share one
   int64_t total_steps_ = 0;
   int64_t steps_here_ = 0;  // steps made before this process began
@@ -512,10 +610,12 @@ TrainJob read_job(RecipeTable& recipe, const ReadOptions& how) {
   DataOptions data;
   recipe.bind("data", data);
   recipe.bind("augment", job.augment);
+  recipe.bind("record", job.record);
   try {
     task_kind(recipe);
     check_train_options(job.options);
     check_augment(job.augment);
+    check_record_options(job.record);
   } catch (const Error& e) {
     throw recipe.located(e);
   }
@@ -526,6 +626,7 @@ TrainJob read_job(RecipeTable& recipe, const ReadOptions& how) {
   job.levels = read_levels(recipe);
   recipe.check_all_read();
   job.recipe = recipe.to_text();
+  job.settings = recipe.resolved();
   return job;
 }
 

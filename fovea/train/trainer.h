@@ -7,6 +7,7 @@
 #include <map>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "fovea/base/thread_pool.h"
 #include "fovea/data/augment.h"
@@ -14,6 +15,7 @@
 #include "fovea/formats/recipe.h"
 #include "fovea/graph/level.h"
 #include "fovea/tasks/task.h"
+#include "fovea/train/observer.h"
 #include "fovea/train/options.h"
 
 namespace fovea {
@@ -36,12 +38,15 @@ struct TrainJob {
   Task task;  // its name is that of a task kind: image_classification()
   TrainOptions options = {};
   AugmentOptions augment = {};
+  RecordOptions record = {};
   std::vector<LevelOptions> levels = {};  // besides the model as it stands
   ImageDataset train;
   ImageDataset validation = {};  // may be empty: the last weights are then the best
   ImageDataset test = {};        // may be empty: nothing is measured at the end
   // TOML, for the bundle; empty: written from the above, with data.kind = "memory".
   std::string recipe = {};
+  // Its keys with their values, defaults included; empty: those of the above.
+  std::map<std::string, std::string> settings = {};
 };
 
 // Who reads data and who hears of it; all may be empty.
@@ -62,6 +67,8 @@ struct TrainRequest {
   std::filesystem::path init = {};        // a bundle to take weights from; empty: none
   std::shared_ptr<ThreadPool> pool = {};  // empty: one of all processors
   std::function<void(const TrainProgress&)> progress = {};  // may be empty
+  std::vector<TrainObserver*> observers = {};               // besides what job.record asks for
+  std::function<void(const std::string&)> warn = {};        // may be empty
   const std::atomic<bool>* stop = nullptr;                  // set: finish the step, save, return
 };
 
