@@ -16,11 +16,14 @@
 #include "fovea/base/error.h"
 #include "fovea/base/progress.h"
 #include "fovea/runtime/compile.h"
+#include "fovea/train/run_recorder.h"
 #include "fovea/train/trainer.h"
 
 namespace fovea::cli {
 
 namespace {
+
+constexpr std::string_view kNoRecord = "none";  // of --runs
 
 std::atomic<bool> stop_requested{false};
 std::atomic<int> stop_signal{SIGINT};
@@ -63,6 +66,8 @@ struct Options {
   std::string recipe;
   std::string out;
   std::string init;
+  std::string runs;                // the record of runs, as it was asked for
+  std::filesystem::path recorded;  // where the run is recorded; empty: nowhere
   bool resume = false, overwrite = false, quiet = false, json = false;
   std::vector<std::string> overrides;
   std::optional<int64_t> seed;
@@ -86,6 +91,7 @@ std::string resume_command(const std::string& program, const Options& o) {
   for (const std::string& assignment : o.overrides) command += " --set " + shell_word(assignment);
   if (o.seed) command += fmt::format(" --seed {}", *o.seed);
   if (o.threads) command += fmt::format(" --threads {}", o.threads);
+  if (!o.runs.empty()) command += " --runs " + shell_word(o.runs);
   return command;
 }
 
@@ -169,6 +175,11 @@ void print_as_table(const Call& call, const Options& o, const TrainResult& r, co
   std::vector<std::pair<std::string, std::string>> next = {
       {"predict " + out + " IMAGE.png", "the class of an image of your own"},
       {"profile " + out, "where the time goes, node by node"}};
+  if (std::filesystem::exists(o.recorded)) {
+    const std::string elsewhere =
+        o.recorded == runs_file("runs/x") ? "" : " --runs " + shell_word(o.recorded.string());
+    next.emplace_back("runs list" + elsewhere, "this run and those before");
+  }
   if (!o.overrides.empty())
     next.emplace_back("train " + shell_word(o.recipe) + " --out " + shell_word(o.out + "_full"),
                       "the recipe as it stands");
@@ -177,6 +188,19 @@ void print_as_table(const Call& call, const Options& o, const TrainResult& r, co
   fmt::print("\nWhat to try next:\n");
   for (const auto& [words, what] : next)
     fmt::print("  {} {:<{}}   {}\n", program, words, width, what);
+}
+
+// What the model costs belongs to the run, too.
+void record(RunRecorder& recorder, const Cost& cost,
+            const std::function<void(const std::string&)>& warn) {
+  try {
+    recorder.add_results({{"flops_per_image", static_cast<double>(cost.flops)},
+                          {"file_bytes", static_cast<double>(cost.file_bytes)},
+                          {"latency_ms", cost.latency_milliseconds},
+                          {"images_per_second", cost.images_per_second}});
+  } catch (const Error& e) {
+    warn(fmt::format("{} could not be written: {}", recorder.what(), e.what()));
+  }
 }
 
 int report_interruption(const Call& call, const Options& o) {
@@ -200,6 +224,8 @@ void declare(Arguments& arguments, Options& o) {
   arguments.option("--init", o.init, "BUNDLE", "Begin with the weights of a trained model");
   arguments.repeated("--set", o.overrides, "KEY=VALUE",
                      "Change a value of the recipe (train.epochs=3); may be repeated");
+  arguments.option("--runs", o.runs, "FILE",
+                   "Where the run is recorded, or none [$FOVEA_RUNS, or runs.sqlite beside DIR]");
   arguments.seed(o.seed);
   arguments.threads(o.threads);
   arguments.quiet(o.quiet);
@@ -236,6 +262,11 @@ int run(const Call& call, Options& o) {
       show_loading(progress, split, done, all);
     };
   }
+  request.warn = [&](const std::string& text) { progress.line("fovea: warning: " + text); };
+  o.recorded = o.runs.empty() ? runs_file(o.out) : std::filesystem::path(o.runs);
+  if (o.recorded == kNoRecord) o.recorded.clear();
+  RunRecorder recorder(o.recorded);
+  if (!o.recorded.empty()) request.observers.push_back(&recorder);
 
   TrainResult result;
   {
@@ -245,6 +276,7 @@ int run(const Call& call, Options& o) {
   progress.finish();
   if (result.interrupted) return report_interruption(call, o);
   const Cost cost = measure(o.out, pool);
+  record(recorder, cost, request.warn);
   if (o.json)
     print_as_json(o, result, cost);
   else
@@ -259,7 +291,9 @@ Verb train_verb() {
           .summary = "train a model as a recipe says",
           .description =
               "Trains a model as a recipe says and writes it to a folder, with a "
-              "checkpoint beside it.\nCtrl-C finishes the step, saves, and says how to "
+              "checkpoint beside it. The run is recorded for fovea runs, and its curves, weights "
+              "and attention stand in DIR/events for TensorBoard.\nCtrl-C finishes the step, "
+              "saves, and says how to "
               "go on; a second Ctrl-C ends at once.",
           .examples = {{"fovea train recipes/fashion_mnist.toml", "into runs/fashion_mnist"},
                        {"fovea train recipes/fashion_mnist.toml --out runs/short --set "

@@ -66,6 +66,7 @@ Verb profile_verb();
 Verb graph_verb();
 Verb diff_verb();
 Verb data_verb();
+Verb runs_verb();
 Verb bench_verb();
 Verb doctor_verb();
 Verb help_verb();

@@ -5,7 +5,8 @@ set -euo pipefail
 
 demo="g++ cmake ninja-build ccache libdnnl-dev libhwy-dev libfmt-dev libtomlplusplus-dev
   nlohmann-json3-dev libcli11-dev libpng-dev libjpeg62-turbo-dev zlib1g-dev libzip-dev
-  libfreetype-dev fonts-dejavu-core dataset-fashion-mnist libonnx-dev libprotobuf-dev"
+  libfreetype-dev fonts-dejavu-core dataset-fashion-mnist libonnx-dev libprotobuf-dev
+  libsqlite3-dev"
 docs="doxygen"
 test="libgtest-dev clang-format-14 pkgconf $docs"
 check="clang-14 libclang-rt-14-dev"

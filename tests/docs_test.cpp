@@ -59,11 +59,14 @@ void bind_all(RecipeTable& recipe) {
   TrainOptions train;
   DataOptions data;
   AugmentOptions augment;
+  RecordOptions record;
   recipe.bind("train", train);
   recipe.bind("data", data);
   recipe.bind("augment", augment);
+  recipe.bind("record", record);
   check_train_options(train);
   check_augment(augment);
+  check_record_options(record);
   make_task(recipe, {28, 28, 1, {"0", "1", "2", "3", "4", "5", "6", "7", "8", "9"}});
   read_levels(recipe);
   recipe.check_all_read();

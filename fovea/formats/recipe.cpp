@@ -367,10 +367,14 @@ class RecipeTable::Values : public FieldVisitor {
  protected:
   void boolean(std::string_view name, bool& v) override { note(name, v); }
   void integer(std::string_view name, int64_t& v) override { note(name, v); }
-  void real(std::string_view name, double& v) override { note(name, v); }
+  void real(std::string_view name, double& v) override { note_text(name, shortest(v)); }
   void text(std::string_view name, std::string& v) override { note(name, v); }
   void integers(std::string_view name, std::vector<int64_t>& v) override { note_all(name, v); }
-  void reals(std::string_view name, std::vector<double>& v) override { note_all(name, v); }
+  void reals(std::string_view name, std::vector<double>& v) override {
+    std::string all;
+    for (const double value : v) all += (all.empty() ? "" : ", ") + shortest(value);
+    note_text(name, all.empty() ? "[]" : "[ " + all + " ]");
+  }
   void texts(std::string_view name, std::vector<std::string>& v) override { note_all(name, v); }
   void enumeration(std::string_view name, int& index,
                    std::span<const std::string_view> names) override {
@@ -391,7 +395,15 @@ class RecipeTable::Values : public FieldVisitor {
   void note_node(std::string_view name, const toml::node& node) {
     std::ostringstream out;
     out << toml::toml_formatter{node};
-    impl_.resolved[join(section_, name)] = out.str();
+    note_text(name, out.str());
+  }
+  void note_text(std::string_view name, std::string text) {
+    impl_.resolved[join(section_, name)] = std::move(text);
+  }
+  // 0.9, where the library would write 0.90000000000000002; a real number has a point or a power.
+  static std::string shortest(double v) {
+    const std::string text = fmt::format("{}", v);
+    return text.find_first_not_of("-0123456789") == std::string::npos ? text + ".0" : text;
   }
 
   Impl& impl_;

@@ -100,6 +100,7 @@ TEST(Recipe, TellsWhatItsFieldsHoldWithTheirDefaults) {
   EXPECT_EQ(resolved.at("train.note"), "'none'");
   EXPECT_EQ(resolved.at("train.schedule"), "'cosine'");
   EXPECT_EQ(resolved.at("train.sizes"), "[ 1 ]");
+  EXPECT_EQ(resolved.at("train.betas"), "[ 0.9 ]");
   EXPECT_EQ(resolved.at("train.tags"), "[ 'x', 'y' ]");
 }
 
