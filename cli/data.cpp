@@ -193,7 +193,7 @@ void declare(Arguments& arguments, Options& o) {
                    "Write a PNG picture of samples of each class as the model sees them");
   arguments.option("--split", o.split, "Of the sheet; only train is augmented");
   arguments.option("--export", o.export_folder, "DIR",
-                   "Write the images as DIR/{train,validation,test}/CLASS/N.png, and do no more");
+                   "Write the images as DIR/SPLIT/CLASS/N.png, and do no more");
   arguments.option("--limit", o.limit, 1, INT64_MAX,
                    "Export at most so many of each class and split");
   arguments.repeated("--set", o.overrides, "KEY=VALUE", "Change a value of the recipe");

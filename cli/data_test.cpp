@@ -49,7 +49,7 @@ TEST_F(OwnData, NewLooksAtAFolderAndWritesARecipeThatTrainsAndPredicts) {
     EXPECT_NE(recipe.find(line), std::string::npos) << line << " is not in\n" << recipe;
 
   const Finished trained =
-      run({"train", "p.toml", "--out", "model", "--set", "train.epochs=3", "--json"});
+      run({"train", "p.toml", "--out", "model", "--set", "train.epochs=30", "--json"});
   ASSERT_EQ(trained.code, 0) << trained.err;
   EXPECT_EQ(json::parse(trained.out)["test"]["accuracy"], 1.0);
   // A file of another size is seen as in training.
