@@ -123,8 +123,12 @@ struct Result {
   int threads = 0;
   int64_t flops = 0;
   std::string peak_name = {};
-  std::vector<double> peak = {};  // GFLOP/s, one a round
+  std::vector<double> peak = {};  // of unit(), one a round
   std::vector<Row> rows = {};     // ours first
+
+  bool reads() const { return problem->read_bytes > 0; }
+  double work() const { return static_cast<double>(reads() ? problem->read_bytes : flops); }
+  const char* unit() const { return reads() ? "GB/s" : "GFLOP/s"; }
 };
 
 double relative_difference(const std::vector<float>& ours, const std::vector<float>& theirs) {
@@ -181,7 +185,8 @@ Result prepare(const BenchCase& problem, const std::vector<RivalProgram>& rivals
 // Rounds of turns, each followed by the peak, so that what the machine's neighbours do meets all
 // alike.
 void measure(Result& result, int64_t rounds, ThreadPool& pool, Progress& progress) {
-  const PeakMeter peak(result.problem->dtype);
+  const PeakMeter peak = result.reads() ? PeakMeter::of_reading(result.problem->read_bytes)
+                                        : PeakMeter(result.problem->dtype);
   result.peak_name = peak.name();
   for (int64_t round = 0; round < rounds; ++round) {
     progress.update(static_cast<double>(round) / static_cast<double>(rounds), result.problem->name);
@@ -191,7 +196,7 @@ void measure(Result& result, int64_t rounds, ThreadPool& pool, Progress& progres
       times.erase(times.begin());
       row.milliseconds.push_back(median(std::move(times)));
     }
-    result.peak.push_back(peak.gflops(pool));
+    result.peak.push_back(peak.rate(pool));
   }
   progress.finish();
   if (result.problem->wants_memory)
@@ -207,19 +212,20 @@ double median_of_rounds(const Result& result, F&& quotient) {
 }
 
 struct Figures {
-  double milliseconds, gflops, peak_gflops, peak_fraction, ratio, images_per_second;
+  double milliseconds;
+  double rate, peak;  // in the result's unit
+  double peak_fraction, ratio, images_per_second;
 };
 
 Figures figures_of(const Result& result, const Row& row) {
-  const auto flops = static_cast<double>(result.flops);
   Figures f;
   f.milliseconds = median(row.milliseconds);
-  f.gflops = flops / f.milliseconds / 1e6;
+  f.rate = result.work() / f.milliseconds / 1e6;
   const double none = std::numeric_limits<double>::quiet_NaN();
   const bool has_peak = !result.peak_name.empty();
-  f.peak_gflops = has_peak ? median(result.peak) : none;
+  f.peak = has_peak ? median(result.peak) : none;
   f.peak_fraction = !has_peak ? none : median_of_rounds(result, [&](size_t i) {
-    return flops / row.milliseconds[i] / 1e6 / result.peak[i];
+    return result.work() / row.milliseconds[i] / 1e6 / result.peak[i];
   });
   f.ratio = median_of_rounds(
       result, [&](size_t i) { return row.milliseconds[i] / result.rows[0].milliseconds[i]; });
@@ -258,12 +264,13 @@ void print_as_json(const Result& result) {
         .set("rounds", static_cast<int64_t>(result.peak.size()))
         .set("runs_of_round", row.runs)
         .set("median_ms", f.milliseconds)
-        .set("gflops", f.gflops)
+        .set(result.reads() ? "gbytes_per_s" : "gflops", f.rate)
         .set("peak", result.peak_name)
-        .set("peak_gflops", f.peak_gflops)
+        .set(result.reads() ? "peak_gbytes_per_s" : "peak_gflops", f.peak)
         .set("peak_fraction", f.peak_fraction)
         .set("times_ours", f.ratio)
         .set("difference", row.difference);
+    if (result.reads()) out.set("read_bytes", result.problem->read_bytes);
     if (result.problem->images > 0) out.set("images_per_second", f.images_per_second);
     if (result.problem->wants_memory) {
       out.set("memory_bytes", row.memory.bytes);
@@ -303,20 +310,20 @@ std::string memory_text(const BenchMemory& memory) {
 
 void print_as_text(const Result& result) {
   const BenchCase& problem = *result.problem;
-  fmt::print("{}, {} thread{}, {} FLOPs; ", problem.name, result.threads,
-             result.threads == 1 ? "" : "s", format_count(static_cast<double>(result.flops)));
+  fmt::print("{}, {} thread{}, {}; ", problem.name, result.threads, result.threads == 1 ? "" : "s",
+             result.reads() ? format_bytes(result.work()) : format_count(result.work()) + " FLOPs");
   if (result.peak_name.empty())
     fmt::print("no peak: the processor has no unit for {}\n", dtype_name(problem.dtype));
   else
-    fmt::print("peak {:.1f} GFLOP/s ({})\n", median(result.peak), result.peak_name);
+    fmt::print("peak {:.1f} {} ({})\n", median(result.peak), result.unit(), result.peak_name);
   std::vector<std::vector<std::string>> cells = {
-      {"", "kernel", "ms", "GFLOP/s", "of peak", "x ours"}};
+      {"", "kernel", "ms", result.unit(), "of peak", "x ours"}};
   if (problem.images) cells[0].push_back("images/s");
   for (const Row& row : result.rows) {
     const Figures f = figures_of(result, row);
     cells.push_back(
         {row.who->implementation, row.who->kernel, fmt::format("{:.3f}", f.milliseconds),
-         fmt::format("{:.1f}", f.gflops),
+         fmt::format("{:.1f}", f.rate),
          std::isnan(f.peak_fraction) ? "" : fmt::format("{:.1f} %", 100 * f.peak_fraction),
          fmt::format("{:.2f}", f.ratio)});
     if (problem.images) cells.back().push_back(fmt::format("{:.0f}", f.images_per_second));

@@ -7,7 +7,7 @@
 #include <optional>
 #include <utility>
 
-#include "cli/bench_case.h"
+#include "cli/bench_attention.h"
 #include "fovea/base/aligned.h"
 #include "fovea/base/error.h"
 #include "fovea/base/philox.h"
@@ -54,22 +54,6 @@ AlignedBuffer random_values(const Sizes& s, std::string_view name) {
   return buffer;
 }
 
-template <class Args>
-struct Planned {
-  std::string name;
-  std::unique_ptr<KernelPlan<Args>> plan;  // nullptr: no kernel supports the problem
-};
-
-// The kernel of this name, or the first that supports the problem.
-template <class Problem, class Args>
-Planned<Args> plan_of(std::span<const Kernel<Problem, Args>> kernels, const std::string& name,
-                      const Problem& problem) {
-  for (const auto& kernel : kernels)
-    if (name.empty() || kernel.name == name)
-      if (auto plan = kernel.plan(problem)) return {std::string(kernel.name), std::move(plan)};
-  return {};
-}
-
 bool supported(const Sizes& s, const std::string& kernel) {
   const AttentionProblem problem = problem_of(s);
   return s.backward ? plan_of(attention_backward_kernels(), kernel, problem).plan != nullptr
@@ -86,22 +70,6 @@ void check_kernel(const std::string& kernel) {
                 fmt::format("[bench] --kernel: there is no '{}'{} (kernels: {})", kernel,
                             did_you_mean(kernel, names), fmt::join(names, ", ")));
 }
-
-// Memory for a plan's scratch.
-template <class Args>
-struct Scratch {
-  Scratch(const KernelPlan<Args>& plan, ThreadPool& pool)
-      : stride((plan.worker_scratch_bytes + 63) / 64 * 64),
-        shared(plan.scratch_bytes, "scratch"),
-        workers(stride * static_cast<size_t>(pool.threads()), "scratch of the workers"),
-        context{.pool = &pool,
-                .scratch = shared.data(),
-                .worker_scratch = workers.data(),
-                .worker_stride = stride} {}
-  size_t stride;
-  AlignedBuffer shared, workers;
-  KernelContext context;
-};
 
 class OwnAttention : public Competitor {
  public:
@@ -224,6 +192,7 @@ std::vector<BenchCase> attention_cases(const std::string& kernel) {
     }
   auto others = score_cases(kernel);
   std::move(others.begin(), others.end(), std::back_inserter(cases));
+  for (BenchCase& c : decode_cases(kernel)) cases.push_back(std::move(c));
   return cases;
 }
 

@@ -44,7 +44,10 @@ struct BenchCase {
   std::string name;          // "train batch 128 f32"
   DType dtype = DType::f32;  // whose peak stands beside it
   int64_t images = 0;        // of one run of a model; 0: no model
-  double tolerance = 1e-3;   // differences to ours that are no error, relative to the largest
+  // Of one run whose time is that of reading them: the peak is reading a buffer of that size. 0: it
+  // is operations that take the time.
+  int64_t read_bytes = 0;
+  double tolerance = 1e-3;  // differences to ours that are no error, relative to the largest
   bool wants_memory = false;
   // Ours first, then others of ours that stand beside it.
   std::function<std::vector<std::unique_ptr<Competitor>>(const std::shared_ptr<ThreadPool>&)> own;

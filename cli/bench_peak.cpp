@@ -37,6 +37,25 @@ double fma_work() {
   return 2.0 * 12 * kTurns * static_cast<double>(hn::Lanes(d));
 }
 
+// Every byte is used, so that none is left unread.
+void read_work(const std::byte* from, int64_t bytes) {
+  const hn::ScalableTag<uint8_t> d;
+  using V = hn::Vec<decltype(d)>;
+  const auto* p = reinterpret_cast<const uint8_t*>(from);
+  const auto lanes = static_cast<int64_t>(hn::Lanes(d));
+  V a = hn::Zero(d), b = a, c = a, e = a;
+  int64_t i = 0;
+  for (; i + 4 * lanes <= bytes; i += 4 * lanes) {
+    a = hn::Or(a, hn::LoadU(d, p + i));
+    b = hn::Or(b, hn::LoadU(d, p + i + lanes));
+    c = hn::Or(c, hn::LoadU(d, p + i + 2 * lanes));
+    e = hn::Or(e, hn::LoadU(d, p + i + 3 * lanes));
+  }
+  for (; i + lanes <= bytes; i += lanes) a = hn::Or(a, hn::LoadU(d, p + i));
+  volatile uint8_t seen = hn::GetLane(hn::Or(hn::Or(a, b), hn::Or(c, e)));
+  static_cast<void>(seen);
+}
+
 }  // namespace
 }  // namespace fovea::cli::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
@@ -47,6 +66,7 @@ HWY_AFTER_NAMESPACE();
 #include <cstring>
 #include <vector>
 
+#include "cli/bench_case.h"
 #include "fovea/base/build_info.h"
 #include "fovea/kernels/amx.h"
 
@@ -108,22 +128,23 @@ namespace fovea::cli {
 
 namespace {
 HWY_EXPORT(fma_work);
+HWY_EXPORT(read_work);
 double best_fma_work() { return HWY_DYNAMIC_DISPATCH(fma_work)(); }
 
-// Of the instruction set that the loop was compiled for and the processor has.
-std::string fma_name() {
+// With the instruction set that the loops were compiled for and the processor has.
+std::string name_of(const std::string& what) {
   [[maybe_unused]] const int64_t supported = hwy::SupportedTargets();
 #define FOVEA_NAME(bit, target, name) \
-  if (supported & (bit)) return "fma_" + std::string(name).substr(std::strlen("hwy_"));
+  if (supported & (bit)) return what + "_" + std::string(name).substr(std::strlen("hwy_"));
   FOVEA_FOR_EACH_TARGET(FOVEA_NAME)
 #undef FOVEA_NAME
-  return "fma";
+  return what;
 }
 }  // namespace
 
 PeakMeter::PeakMeter(DType dtype) {
   if (dtype == DType::f32) {
-    name_ = fma_name();
+    name_ = name_of("fma");
     work_ = best_fma_work;
   }
 #if FOVEA_AMX
@@ -140,7 +161,34 @@ PeakMeter::PeakMeter(DType dtype) {
 #endif
 }
 
-double PeakMeter::gflops(ThreadPool& pool) const {
+PeakMeter PeakMeter::of_reading(int64_t bytes) {
+  PeakMeter meter;
+  meter.name_ = name_of("read");
+  meter.buffer_ = AlignedBuffer(static_cast<size_t>(bytes), "buffer to be read");
+  // Pages that were never written to are all the same one.
+  std::memset(meter.buffer_.data(), 1, meter.buffer_.size());
+  return meter;
+}
+
+double PeakMeter::rate(ThreadPool& pool) const {
+  return buffer_.size() > 0 ? reading_rate(pool) : operations_rate(pool);
+}
+
+double PeakMeter::reading_rate(ThreadPool& pool) const {
+  constexpr int64_t kPiece = 256 * 1024;
+  constexpr int64_t kSweeps = 9;
+  const auto bytes = static_cast<int64_t>(buffer_.size());
+  const auto sweep = [&] {
+    pool.parallel_for((bytes + kPiece - 1) / kPiece, [&](int64_t piece, int) {
+      HWY_DYNAMIC_DISPATCH(read_work)
+      (buffer_.data() + piece * kPiece, std::min(kPiece, bytes - piece * kPiece));
+    });
+  };
+  sweep();  // the caches were full of what others did
+  return static_cast<double>(bytes) / median(time_runs(kSweeps, sweep)) / 1e6;
+}
+
+double PeakMeter::operations_rate(ThreadPool& pool) const {
   if (!work_) return 0;
   // Pieces of a fraction of a millisecond: a thread that wakes late leaves more to the others.
   const int64_t pieces = 16 * pool.threads();

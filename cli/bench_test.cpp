@@ -59,6 +59,17 @@ TEST_F(CliBench, ARowOfAttentionHasItsKernelAndItsPeak) {
   EXPECT_EQ(all[1]["problem"], "attention backward B128 H4 N49 D16 f32");
 }
 
+TEST_F(CliBench, ARowOfDecodingHasTheSpeedOfReadingBesideIt) {
+  const auto all =
+      rows(bench({"attention", "--only", "decode H8/2 N32768 D64 i8", "--without-rivals"}));
+  ASSERT_EQ(all.size(), 1u);
+  EXPECT_EQ(all[0]["read_bytes"], 2 * 2 * 32768 * (64 + 4));
+  EXPECT_EQ(all[0]["peak"].get<std::string>().find("read"), 0u);
+  for (const char* key : {"median_ms", "gbytes_per_s", "peak_gbytes_per_s", "peak_fraction"})
+    EXPECT_GT(all[0][key].get<double>(), 0) << key;
+  EXPECT_FALSE(all[0].contains("gflops"));
+}
+
 TEST_F(CliBench, AKernelOfAttentionCanBeChosen) {
   const auto all =
       rows(bench({"attention", "--only", "N49", "--kernel", "ref", "--without-rivals"}));

@@ -4,6 +4,7 @@
 #include <string>
 
 #include "fovea/base/error.h"
+#include "fovea/kernels/attention_decode.h"
 #include "fovea/kernels/attention_short.h"
 #include "fovea/kernels/attention_short_avx512bf16.h"
 
@@ -72,6 +73,40 @@ void check_links(const AttentionProblem& p) {
   if (p.block > 0) check_plane("blocks", true, p.block_plane, (p.tk + p.block - 1) / p.block);
 }
 
+std::string type_text(DType t) { return std::string(dtype_name(t)); }
+
+void check_cache(const AttentionProblem& p, bool backward) {
+  const DType kv = p.kv_dtype.value_or(p.dtype);
+  if (kv != p.dtype) {
+    const auto real = [](DType t) { return t == DType::f32 || t == DType::bf16; };
+    if (!(real(kv) || kv == DType::i8)) wrong("kv_dtype of f32, bf16 or i8", type_text(kv));
+    if (!real(p.dtype))
+      wrong("dtype of f32 or bf16 where kv_dtype is " + type_text(kv), type_text(p.dtype));
+  } else if (kv == DType::i8) {
+    wrong("dtype of f32 or bf16 where kv_dtype is i8", "i8");
+  }
+  if (kv == DType::i8) {
+    check_strides("k_scale", p.k_scale, 1, false, p.batch, p.tk, p.kv_heads);
+    check_strides("v_scale", p.v_scale, 1, false, p.batch, p.tk, p.kv_heads);
+  }
+  if (p.page_tokens < 0 || p.page_tokens >= (int64_t{1} << 31))
+    wrong("page_tokens between 0 (no pages) and 2^31 - 1", std::to_string(p.page_tokens));
+  if (p.page_tokens == 0 && p.page_columns != 0)
+    wrong("page_tokens above 0 where page_columns is " + std::to_string(p.page_columns), "0");
+  if (p.page_tokens > 0 && p.page_columns != 0) {
+    const int64_t least = (p.tk + p.page_tokens - 1) / p.page_tokens;
+    if (p.page_columns < least) {
+      wrong("page_columns of at least " + std::to_string(least) + ", for tk = " +
+                std::to_string(p.tk) + " and page_tokens = " + std::to_string(p.page_tokens),
+            std::to_string(p.page_columns));
+    }
+  }
+  if (backward && kv != p.dtype)
+    wrong("kv_dtype as dtype in backward, " + type_text(p.dtype), type_text(kv));
+  if (backward && p.page_tokens > 0)
+    wrong("page_tokens of 0 in backward", std::to_string(p.page_tokens));
+}
+
 }  // namespace
 
 void set_dense_strides(AttentionProblem& p, bool packed) {
@@ -80,9 +115,11 @@ void set_dense_strides(AttentionProblem& p, bool packed) {
                   : AttentionStrides::head_major(tokens, heads, dim);
   };
   p.q = p.dq = dense(p.tq, p.heads, p.head_dim);
-  p.k = p.dk = dense(p.tk, p.kv_heads, p.head_dim);
-  p.v = p.dv = dense(p.tk, p.kv_heads, p.value_dim);
+  const int64_t rows = p.page_tokens > 0 ? p.page_tokens : p.tk;
+  p.k = p.dk = dense(rows, p.kv_heads, p.head_dim);
+  p.v = p.dv = dense(rows, p.kv_heads, p.value_dim);
   p.out = p.dout = dense(p.tq, p.heads, p.value_dim);
+  p.k_scale = p.v_scale = dense(rows, p.kv_heads, 1);
 }
 
 namespace attention_detail {
@@ -113,6 +150,7 @@ void check(const AttentionProblem& p, bool backward) {
   check_strides("k", p.k, p.head_dim, false, p.batch, p.tk, p.kv_heads);
   check_strides("v", p.v, p.value_dim, false, p.batch, p.tk, p.kv_heads);
   check_strides("out", p.out, p.value_dim, !backward, p.batch, p.tq, p.heads);
+  check_cache(p, backward);
   if (!backward) return;
   check_strides("dout", p.dout, p.value_dim, false, p.batch, p.tq, p.heads);
   check_strides("dq", p.dq, p.head_dim, true, p.batch, p.tq, p.heads);
@@ -125,9 +163,12 @@ void check(const AttentionProblem& p, bool backward) {
 std::span<const AttentionKernel> attention_kernels() {
   static const std::vector<AttentionKernel> list = [] {
     std::vector<AttentionKernel> kernels;
-    if (avx512_bf16::pays())
+    if (avx512_bf16::pays()) {
       kernels.push_back({"short_avx512bf16", attention_detail::plan_short_avx512bf16});
+      kernels.push_back({"decode_avx512bf16", attention_detail::plan_decode_avx512bf16});
+    }
     attention_detail::append_short(kernels);
+    attention_detail::append_decode(kernels);
     attention_detail::append_hwy(kernels);
     kernels.push_back({"ref", attention_detail::plan_ref});
     return kernels;

@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -87,10 +88,20 @@ struct AttentionProblem {
   bool want_lse = false;       // write the log-sum-exp (backward needs it)
   AttentionStrides q = {}, k = {}, v = {}, out = {};
   AttentionStrides dq = {}, dk = {}, dv = {}, dout = {};  // for backward only
+  // Where k and v are a key/value cache (forward only):
+  // their type, where it is not dtype: bf16 for queries in f32, f32 for queries in bf16, or i8, for
+  // either, with an f32 scale for each row of each key/value head;
+  std::optional<DType> kv_dtype = {};
+  AttentionStrides k_scale = {}, v_scale = {};  // of the scales of i8
+  // and pages of so many tokens in place of a row of tk tokens (0: no pages). AttentionArgs::pages
+  // says which page of the pool holds which keys; `batch` of the strides of k, v and their scales
+  // leads from one page of the pool to the next, `token` from one token of a page to the next.
+  int64_t page_tokens = 0;
+  int64_t page_columns = 0;  // of the table; 0: as many as tk tokens need
 };
 
 // All strides dense: [B, T, H * D] if packed, else [B, H, T, D]; those of gradients as their
-// values'.
+// values', those of scales with D = 1. Pages are [page, token, H * D] or [page, H, token, D].
 void set_dense_strides(AttentionProblem& problem, bool packed);
 
 // What says which links there are and what is added to their scores; what the problem does not name
@@ -115,6 +126,11 @@ struct AttentionArgs {
   void* out = nullptr;
   void* lse = nullptr;  // dense [batch, heads], rows of tq; may be null: not written
   AttentionLinks links = {};
+  const float* k_scale = nullptr;  // row j of k is k_scale[j] times the numbers that stand there
+  const float* v_scale = nullptr;
+  // [batch, page_columns]: key j lies in page pages[b][j / page_tokens] of the pool. Entries beyond
+  // a key length are never read.
+  const int32_t* pages = nullptr;
 };
 
 struct AttentionBackwardArgs {
@@ -178,6 +194,11 @@ class ScratchPieces {
  private:
   int64_t used_ = 0;
 };
+
+// Whether k and v are a cache that only the decoding kernels and the reference read.
+inline bool reads_cache(const AttentionProblem& p) {
+  return (p.kv_dtype && *p.kv_dtype != p.dtype) || p.page_tokens > 0;
+}
 
 // Rows a kilobyte or more apart fall into few sets of the first cache: blocks of K and V are then
 // copied together, once for all the queries that read them. [Forward, packed, 8 heads of 64 or 128,

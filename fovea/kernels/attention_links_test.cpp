@@ -13,6 +13,7 @@ using attention_test::Arrays;
 using attention_test::backward_ref;
 using attention_test::expect_near;
 using attention_test::forward_ref;
+using attention_test::plan_backward;
 using attention_test::run_plan;
 
 // Whole numbers and choices.
@@ -262,9 +263,9 @@ TEST(AttentionLinks, TheBitsAreTheSameForAnyNumberOfThreads) {
     Arrays<float> a(p);
     a.randomise(seed);
     randomise_links(dice, p, a);
-    for (size_t which = 0; which < attention_backward_kernels().size(); ++which) {
-      const auto forward = attention_kernels()[which].plan(p);
-      const auto backward = attention_backward_kernels()[which].plan(p);
+    for (const AttentionKernel& kernel : attention_kernels()) {
+      const auto forward = kernel.plan(p);
+      const auto backward = plan_backward(kernel.name, p);
       if (!forward || !backward) continue;
       const auto run = [&](int threads) {
         Arrays<float> got(p);

@@ -4,6 +4,7 @@
 #include <type_traits>
 
 #include "fovea/base/error.h"
+#include "fovea/kernels/attention_cache.h"
 #include "fovea/kernels/attention_seen.h"
 #include "fovea/kernels/convert.h"
 
@@ -23,6 +24,22 @@ template <class T>
 double dot(const T* a, const T* b, int64_t n) {
   double sum = 0;
   for (int64_t i = 0; i < n; ++i) sum += number(a[i]) * number(b[i]);
+  return sum;
+}
+
+// Row (b, j, g) of a cache, or of keys and values of the problem's type, in double.
+void read_row(const CacheRows& rows, DType type, int64_t b, int64_t j, int64_t g, int64_t n,
+              double* to) {
+  const void* from = rows.at(b, j, g);
+  const double scale = rows.scales ? static_cast<double>(rows.scale(b, j, g)) : 1.0;
+  visit_dtype(type, [&]<DType D>() {
+    for (int64_t i = 0; i < n; ++i) to[i] = number(static_cast<const Storage<D>*>(from)[i]) * scale;
+  });
+}
+
+double dot(const double* a, const double* b, int64_t n) {
+  double sum = 0;
+  for (int64_t i = 0; i < n; ++i) sum += a[i] * b[i];
   return sum;
 }
 
@@ -84,7 +101,8 @@ class RefForward final : public KernelPlan<AttentionArgs> {
   using Lse = LseType<T>;
 
   explicit RefForward(const AttentionProblem& problem) : p_(problem) {
-    worker_scratch_bytes = static_cast<size_t>(p_.tk + p_.value_dim) * sizeof(double);
+    worker_scratch_bytes =
+        static_cast<size_t>(p_.tk + 2 * (p_.head_dim + p_.value_dim)) * sizeof(double);
   }
 
   void run(const AttentionArgs& args, const KernelContext& context) const noexcept override {
@@ -98,8 +116,8 @@ class RefForward final : public KernelPlan<AttentionArgs> {
   void query(const AttentionArgs& args, int64_t b, int64_t h, int64_t i, double* scratch) const {
     const int64_t g = h / (p_.heads / p_.kv_heads);
     const T* q = row(static_cast<const T*>(args.q), p_.q, b, i, h);
-    const T* k = static_cast<const T*>(args.k);
-    const T* v = static_cast<const T*>(args.v);
+    const DType type = p_.kv_dtype.value_or(p_.dtype);
+    const CacheRows k = cached_keys(p_, args), v = cached_values(p_, args);
     T* out = row(static_cast<T*>(args.out), p_.out, b, i, h);
     Lse* lse = p_.want_lse && args.lse
                    ? static_cast<Lse*>(args.lse) + (b * p_.heads + h) * p_.tq + i
@@ -111,13 +129,16 @@ class RefForward final : public KernelPlan<AttentionArgs> {
     const double sink = sink_of<T>(p_, args.links, h);
     double* score = scratch;
     double* sum_v = scratch + p_.tk;
+    double* q_row = sum_v + p_.value_dim;
+    double* kv = q_row + p_.head_dim;  // a row of k or v
+    for (int64_t d = 0; d < p_.head_dim; ++d) q_row[d] = number(q[d]);
     double max = sink;
     bool nan = false;
     for (int64_t j = 0; j < p_.tk; ++j) {
       if (!links.sees(j)) continue;
+      read_row(k, type, b, j, g, p_.head_dim, kv);
       double slope;
-      score[j] = links.capped(p_.scale * dot(q, row(k, p_.k, b, j, g), p_.head_dim), slope) +
-                 links.added(j);
+      score[j] = links.capped(p_.scale * dot(q_row, kv, p_.head_dim), slope) + links.added(j);
       max = std::max(max, score[j]);
       nan = nan || std::isnan(score[j]);
     }
@@ -130,9 +151,9 @@ class RefForward final : public KernelPlan<AttentionArgs> {
     for (int64_t j = 0; j < p_.tk; ++j) {
       if (!links.sees(j)) continue;
       const double e = std::exp(score[j] - max);
-      const T* vj = row(v, p_.v, b, j, g);
+      read_row(v, type, b, j, g, p_.value_dim, kv);
       sum += e;
-      for (int64_t d = 0; d < p_.value_dim; ++d) sum_v[d] += e * number(vj[d]);
+      for (int64_t d = 0; d < p_.value_dim; ++d) sum_v[d] += e * kv[d];
     }
     for (int64_t d = 0; d < p_.value_dim; ++d) out[d] = rounded<T>(sum_v[d] / sum);
     if (lse) *lse = static_cast<Lse>(max + std::log(sum));

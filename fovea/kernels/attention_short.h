@@ -24,7 +24,7 @@ constexpr int64_t kShortMaskedTokens = 56;
 inline bool short_enough(const AttentionProblem& p) {
   const bool masked = p.causal || p.window_left >= 0 || p.window_right >= 0;
   const int64_t tokens = masked ? kShortMaskedTokens : kShortTokens;
-  return is_plain(p) && (p.dtype == DType::f32 || p.dtype == DType::bf16) &&
+  return is_plain(p) && !reads_cache(p) && (p.dtype == DType::f32 || p.dtype == DType::bf16) &&
          std::max(p.tq, p.tk) <= tokens && std::max(p.head_dim, p.value_dim) <= kShortDim;
 }
 

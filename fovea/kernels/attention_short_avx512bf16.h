@@ -31,9 +31,9 @@ constexpr float kLn2 = 0.6931471805599453f;
 // Positions are left to the kernels that skip what they mask.
 inline bool supported(const AttentionProblem& p) {
   const auto fits = [](int64_t dim) { return dim % 16 == 0 && dim <= kMostDim; };
-  return is_plain(p) && p.dtype == DType::bf16 && std::max(p.tq, p.tk) <= kShortTokens &&
-         fits(p.head_dim) && fits(p.value_dim) && !p.causal && p.window_left < 0 &&
-         p.window_right < 0 && avx512_bf16::available();
+  return is_plain(p) && !reads_cache(p) && p.dtype == DType::bf16 &&
+         std::max(p.tq, p.tk) <= kShortTokens && fits(p.head_dim) && fits(p.value_dim) &&
+         !p.causal && p.window_left < 0 && p.window_right < 0 && avx512_bf16::available();
 }
 
 inline int64_t pairs(int64_t n) { return (n + 1) / 2; }

@@ -10,6 +10,7 @@ using attention_test::backward_ref;
 using attention_test::Case;
 using attention_test::expect_near;
 using attention_test::forward_ref;
+using attention_test::plan_backward;
 using attention_test::run_plan;
 
 constexpr double kInf = std::numeric_limits<double>::infinity();
@@ -44,9 +45,10 @@ std::vector<Case> cases() {
 }
 
 TEST(Attention, TheListIsBestFirstAndEndsWithTheReference) {
-  const std::vector<std::string_view> order = {"short_avx512bf16", "short_avx3", "short_avx2",
-                                               "short_sse4",       "hwy_avx3",   "hwy_avx2",
-                                               "hwy_sse4",         "ref"};
+  const std::vector<std::string_view> order = {
+      "short_avx512bf16", "decode_avx512bf16", "short_avx3",  "short_avx2",
+      "short_sse4",       "decode_avx3",       "decode_avx2", "decode_sse4",
+      "hwy_avx3",         "hwy_avx2",          "hwy_sse4",    "ref"};
   const auto check = [&](const auto& list) {
     ASSERT_FALSE(list.empty());
     EXPECT_EQ(list.back().name, "ref");
@@ -58,7 +60,11 @@ TEST(Attention, TheListIsBestFirstAndEndsWithTheReference) {
   };
   check(attention_kernels());
   check(attention_backward_kernels());
-  EXPECT_EQ(attention_kernels().size(), attention_backward_kernels().size());
+  const auto decoding =
+      std::count_if(attention_kernels().begin(), attention_kernels().end(),
+                    [](const auto& kernel) { return kernel.name.starts_with("decode"); });
+  EXPECT_EQ(attention_kernels().size() - static_cast<size_t>(decoding),
+            attention_backward_kernels().size());
 }
 
 TEST(Attention, EveryKernelMatchesDoublePrecision) {
@@ -157,7 +163,7 @@ TEST(Attention, AQueryWithoutKeysGivesZeroAndMinusInfinityAndNoGradient) {
     Arrays<float> a(p);
     a.randomise(4);
     run_plan(*attention_kernels()[which].plan(p), a.forward());
-    run_plan(*attention_backward_kernels()[which].plan(p), a.backward());
+    run_plan(*plan_backward(attention_kernels()[which].name, p), a.backward());
     for (size_t i = 0; i < 40; ++i) {
       EXPECT_EQ(static_cast<double>(a.lse[i]), -kInf);
       for (size_t d = 0; d < 16; ++d) {
@@ -186,7 +192,7 @@ TEST(Attention, ScoresOfTenThousandStayFinite) {
     Arrays<float> got(p);
     got.copy_inputs(a);
     run_plan(*attention_kernels()[which].plan(p), got.forward());
-    run_plan(*attention_backward_kernels()[which].plan(p), got.backward());
+    run_plan(*plan_backward(attention_kernels()[which].name, p), got.backward());
     expect_near(got.out, want.out, 1e-2, name + " out");
     expect_near(got.lse, want.lse, 3e-6, name + " lse");
     expect_near(got.dv, want.dv, 1e-2, name + " dv");
@@ -210,12 +216,12 @@ TEST(Attention, TheBitsAreTheSameForAnyNumberOfThreads) {
     Arrays<float> one(p);
     one.randomise(6);
     run_plan(*attention_kernels()[which].plan(p), one.forward());
-    run_plan(*attention_backward_kernels()[which].plan(p), one.backward());
+    run_plan(*plan_backward(attention_kernels()[which].name, p), one.backward());
     for (int threads = 2; threads <= 4; ++threads) {
       Arrays<float> more(p);
       more.copy_inputs(one);
       run_plan(*attention_kernels()[which].plan(p), more.forward(), threads);
-      run_plan(*attention_backward_kernels()[which].plan(p), more.backward(), threads);
+      run_plan(*plan_backward(attention_kernels()[which].name, p), more.backward(), threads);
       const auto same = [](const std::vector<float>& x, const std::vector<float>& y) {
         return std::memcmp(x.data(), y.data(), x.size() * sizeof(float)) == 0;
       };
@@ -238,7 +244,7 @@ TEST(Attention, WhatLiesBeyondAKeyLengthIsNeverUsed) {
     a.lengths = c.lengths;
     for (size_t i = 9 * 16; i < 30 * 16; ++i) a.k[i] = a.v[i] = NAN;
     run_plan(*attention_kernels()[which].plan(p), a.forward());
-    run_plan(*attention_backward_kernels()[which].plan(p), a.backward());
+    run_plan(*plan_backward(attention_kernels()[which].name, p), a.backward());
     for (const auto* array : {&a.out, &a.dq, &a.dk, &a.dv})
       for (float x : *array) EXPECT_TRUE(std::isfinite(x));
     for (size_t i = 9 * 16; i < 30 * 16; ++i) {

@@ -7,7 +7,9 @@
 #include <cmath>
 #include <cstdlib>
 #include <cstring>
+#include <memory>
 #include <string>
+#include <string_view>
 #include <type_traits>
 #include <vector>
 
@@ -177,6 +179,14 @@ inline void forward_ref(const AttentionProblem& p, Arrays<double>& a) {
 }
 inline void backward_ref(const AttentionProblem& p, Arrays<double>& a) {
   run_plan(*attention_detail::plan_backward_ref(p), a.backward());
+}
+
+// Of the kernel with the name of one of forward; nullptr: it is for forward alone.
+inline std::unique_ptr<KernelPlan<AttentionBackwardArgs>> plan_backward(std::string_view name,
+                                                                        const AttentionProblem& p) {
+  for (const AttentionBackwardKernel& kernel : attention_backward_kernels())
+    if (kernel.name == name) return kernel.plan(p);
+  return nullptr;
 }
 
 }  // namespace fovea::attention_test

@@ -82,20 +82,27 @@ HWY_INLINE Vec join_halves(Vec a, Vec b, Join join) {
   return join(hn::ConcatLowerLower(d, b, a), hn::ConcatUpperUpper(d, b, a));
 }
 
+// Of what join_four gave for rows 4 i to 4 i + 3, four(i), for i in [0, kLanes / 4): lane r becomes
+// what row r gives.
+template <class Four, class Join>
+HWY_INLINE Vec join_fours(const Four& four, Join join) {
+#if HWY_TARGET == HWY_AVX3
+  const Vec a = join_halves(four(0), four(2), join);
+  const Vec b = join_halves(four(1), four(3), join);
+  return join(hn::OddEvenBlocks(b, a),
+              hn::OddEvenBlocks(hn::SwapAdjacentBlocks(b), hn::SwapAdjacentBlocks(a)));
+#elif HWY_TARGET == HWY_AVX2
+  return join_halves(four(0), four(1), join);
+#else
+  return four(0);
+#endif
+}
+
 // Lane r joins the lanes of the vector row(r), for r in [0, kLanes): a transposition on the way,
 // one join for each row in place of one over its lanes.
 template <class Row, class Join>
 HWY_INLINE Vec join_each(const Row& row, Join join) {
-#if HWY_TARGET == HWY_AVX3
-  const Vec a = join_halves(join_four(row, 0, join), join_four(row, 8, join), join);
-  const Vec b = join_halves(join_four(row, 4, join), join_four(row, 12, join), join);
-  return join(hn::OddEvenBlocks(b, a),
-              hn::OddEvenBlocks(hn::SwapAdjacentBlocks(b), hn::SwapAdjacentBlocks(a)));
-#elif HWY_TARGET == HWY_AVX2
-  return join_halves(join_four(row, 0, join), join_four(row, 4, join), join);
-#else
-  return join_four(row, 0, join);
-#endif
+  return join_fours([&](int64_t i) HWY_ATTR { return join_four(row, 4 * i, join); }, join);
 }
 
 // The same of rows [kLanes][kLanes] in memory.

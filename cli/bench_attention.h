@@ -1,0 +1,51 @@
+// What the benchmarks of attention kernels on raw memory share.
+#pragma once
+
+#include <memory>
+#include <span>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "cli/bench_case.h"
+#include "fovea/base/aligned.h"
+#include "fovea/kernels/attention.h"
+
+namespace fovea::cli {
+
+template <class Args>
+struct Planned {
+  std::string name;
+  std::unique_ptr<KernelPlan<Args>> plan;  // nullptr: no kernel supports the problem
+};
+
+// The kernel of this name, or the first that supports the problem.
+template <class Problem, class Args>
+Planned<Args> plan_of(std::span<const Kernel<Problem, Args>> kernels, const std::string& name,
+                      const Problem& problem) {
+  for (const auto& kernel : kernels)
+    if (name.empty() || kernel.name == name)
+      if (auto plan = kernel.plan(problem)) return {std::string(kernel.name), std::move(plan)};
+  return {};
+}
+
+// Memory for a plan's scratch.
+template <class Args>
+struct Scratch {
+  Scratch(const KernelPlan<Args>& plan, ThreadPool& pool)
+      : stride((plan.worker_scratch_bytes + 63) / 64 * 64),
+        shared(plan.scratch_bytes, "scratch"),
+        workers(stride * static_cast<size_t>(pool.threads()), "scratch of the workers"),
+        context{.pool = &pool,
+                .scratch = shared.data(),
+                .worker_scratch = workers.data(),
+                .worker_stride = stride} {}
+  size_t stride;
+  AlignedBuffer shared, workers;
+  KernelContext context;
+};
+
+// Few queries against a long cache.
+std::vector<BenchCase> decode_cases(const std::string& kernel);
+
+}  // namespace fovea::cli

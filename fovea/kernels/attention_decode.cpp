@@ -1,0 +1,148 @@
+#include "fovea/kernels/attention_decode.h"
+
+#include <cmath>
+
+#include "fovea/kernels/convert.h"
+
+namespace fovea::attention_detail {
+namespace {
+
+constexpr int64_t kLeastPiece = 1024;  // keys
+constexpr int64_t kMostPieces = 64;
+
+constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+class DecodePlan final : public KernelPlan<AttentionArgs> {
+ public:
+  DecodePlan(const AttentionProblem& problem, DecodeFunction function, int64_t worker_floats)
+      : p_(problem), cut_(problem), function_(function) {
+    const int64_t floats = p_.batch * p_.kv_heads * cut_.query_tasks * task_floats() * cut_.pieces;
+    scratch_bytes = static_cast<size_t>(floats) * sizeof(float);
+    worker_scratch_bytes = static_cast<size_t>(worker_floats) * sizeof(float);
+  }
+
+  void run(const AttentionArgs& args, const KernelContext& context) const noexcept override {
+    float* const partials = reinterpret_cast<float*>(context.scratch);
+    const int64_t sweeps = p_.batch * p_.kv_heads * cut_.query_tasks;
+    // Heads of the same keys one after the other: they may lie side by side.
+    context.pool->parallel_for(sweeps * cut_.pieces, [&](int64_t block, int worker) {
+      const DecodeTask task = task_of(args, partials, block % sweeps, block / sweeps);
+      if (task.heads > 0 && task.keys.begin < task.keys.end)
+        function_(task, context.worker<float>(worker));
+    });
+    context.pool->parallel_for(sweeps, [&](int64_t sweep, int) {
+      if (p_.dtype == DType::f32)
+        finish<float>(args, partials, sweep);
+      else
+        finish<bf16>(args, partials, sweep);
+    });
+  }
+
+ private:
+  int64_t task_floats() const { return cut_.rows * cut_.partial; }
+
+  DecodeTask task_of(const AttentionArgs& args, float* partials, int64_t sweep,
+                     int64_t piece) const {
+    const int64_t first = sweep % cut_.query_tasks * cut_.queries;
+    const int64_t kv_head = sweep / cut_.query_tasks % p_.kv_heads;
+    const int64_t batch = sweep / cut_.query_tasks / p_.kv_heads;
+    DecodeTask task{.problem = p_,
+                    .args = args,
+                    .batch = batch,
+                    .kv_head = kv_head,
+                    .first_query = first,
+                    .queries = std::min(cut_.queries, p_.tq - first),
+                    .heads = kept_in_group(p_, kv_head),
+                    .keys = {},
+                    .of_query = {},
+                    .partial = partials + (sweep * cut_.pieces + piece) * task_floats(),
+                    .stride = cut_.partial,
+                    .max_at = cut_.max_at};
+    for (int64_t i = 0; i < task.queries; ++i)
+      task.of_query[i] = decode_range(p_, args, batch, first + i);
+    // Both ends grow with the query.
+    task.keys = {std::max(task.of_query[0].begin, piece * cut_.piece),
+                 std::min(task.of_query[task.queries - 1].end, (piece + 1) * cut_.piece)};
+    return task;
+  }
+
+  // Joins what the pieces left, in their order.
+  template <class T>
+  void finish(const AttentionArgs& args, float* partials, int64_t sweep) const {
+    const DecodeTask whole = task_of(args, partials, sweep, 0);
+    const int64_t group = p_.heads / p_.kv_heads;
+    for (int64_t r = 0; r < group * whole.queries; ++r) {
+      const int64_t head = whole.head(r), query = whole.query(r);
+      T* out = row(static_cast<T*>(args.out), p_.out, whole.batch, query, head);
+      float* lse = p_.want_lse && args.lse ? static_cast<float*>(args.lse) +
+                                                 (whole.batch * p_.heads + head) * p_.tq + query
+                                           : nullptr;
+      if (r >= whole.rows()) {
+        std::fill_n(out, p_.value_dim, T(0.0f));
+        if (lse) *lse = 0;
+      } else {
+        finish_row(args, partials, sweep, r, out, lse);
+      }
+    }
+  }
+
+  template <class T>
+  void finish_row(const AttentionArgs& args, float* partials, int64_t sweep, int64_t r, T* out,
+                  float* lse) const {
+    const int64_t max_at = cut_.max_at;
+    float* first = nullptr;  // of the pieces that have keys
+    float max = 0, sum = 0;
+    for (int64_t piece = 0; piece < cut_.pieces; ++piece) {
+      const DecodeTask task = task_of(args, partials, sweep, piece);
+      if (task.keys.begin >= task.keys.end) continue;
+      float* const part = task.partial + r * task.stride;
+      // A piece of whose keys this query sees none has a maximum of -infinity and a sum of 0.
+      if (part[max_at + 1] == 0.0f) continue;
+      if (!first) {
+        first = part;
+        max = part[max_at];
+        sum = part[max_at + 1];
+        continue;
+      }
+      const float larger = std::max(max, part[max_at]);
+      const float a = std::exp2(max - larger), b = std::exp2(part[max_at] - larger);
+      for (int64_t d = 0; d < p_.value_dim; ++d) first[d] = first[d] * a + part[d] * b;
+      sum = sum * a + part[max_at + 1] * b;
+      max = larger;
+    }
+    const float inverse = first ? 1 / sum : 0.0f;
+    for (int64_t d = 0; d < p_.value_dim; ++d) out[d] = T(first ? first[d] * inverse : 0.0f);
+    constexpr float kLn2 = 0.69314718055994531f;
+    if (lse) *lse = first ? max * kLn2 + std::log(sum) : -HUGE_VALF;
+  }
+
+  AttentionProblem p_;
+  DecodeCut cut_;
+  DecodeFunction function_;
+};
+
+}  // namespace
+
+bool decodes(const AttentionProblem& p) {
+  if ((p.dtype != DType::f32 && p.dtype != DType::bf16) || !is_plain(p)) return false;
+  return reads_cache(p) || (p.tq <= kDecodeQueries && p.tk >= kDecodeKeys);
+}
+
+DecodeCut::DecodeCut(const AttentionProblem& p)
+    : queries(std::min(kDecodeQueries, p.tq)), query_tasks(ceil_div(p.tq, queries)) {
+  // Many queries are tasks enough.
+  const int64_t most = query_tasks > 1 ? 1 : kMostPieces;
+  piece = std::max(kLeastPiece, ceil_div(ceil_div(p.tk, most), kDecodeBlock) * kDecodeBlock);
+  pieces = ceil_div(p.tk, piece);
+  rows = p.heads / p.kv_heads * queries;
+  max_at = ceil_div(p.value_dim, 32) * 32;
+  partial = max_at + 16;
+}
+
+std::unique_ptr<KernelPlan<AttentionArgs>> plan_decode(const AttentionProblem& problem,
+                                                       DecodeFunction function,
+                                                       int64_t worker_floats) {
+  return std::make_unique<DecodePlan>(problem, function, worker_floats);
+}
+
+}  // namespace fovea::attention_detail
