@@ -6,6 +6,7 @@
 #include <iterator>
 #include <optional>
 #include <utility>
+#include <vector>
 
 #include "cli/bench_attention.h"
 #include "fovea/base/aligned.h"
@@ -19,17 +20,47 @@ namespace fovea::cli {
 
 namespace {
 
+constexpr int64_t kBlock = 64;   // tokens, of which live ones are counted
+constexpr int64_t kReach = 128;  // of a window, to each side
+
+// Which links there are.
+enum class Links { all, causal, window, blocks };
+std::string_view text_of(Links links) {
+  constexpr std::string_view kTexts[] = {"", " causal", " window 256", " a tenth of blocks of 64"};
+  return kTexts[static_cast<int>(links)];
+}
+
 struct Sizes {
   int64_t batch, heads, tokens, dim;
   bool backward = false;
+  Links links = Links::all;
 
   int64_t elements() const { return batch * heads * tokens * dim; }
+  int64_t blocks() const { return (tokens + kBlock - 1) / kBlock; }
+  // Whether links join the blocks i and j.
+  bool live(int64_t i, int64_t j) const {
+    if (links == Links::causal) return j <= i;
+    if (links == Links::window)
+      return j * kBlock <= (i + 1) * kBlock - 1 + kReach && (j + 1) * kBlock > i * kBlock - kReach;
+    // One of ten, as if drawn.
+    if (links == Links::blocks) return (i * 7919 + j * 104729 + i * j * 31) % 10 == 0;
+    return true;
+  }
   // Products of the scores and of the values; backward computes the scores again and has four
-  // products of its own.
-  int64_t flops() const { return (backward ? 10 : 4) * elements() * tokens; }
+  // products of its own. Of a causal mask half the links count, else those of live blocks.
+  int64_t flops() const {
+    const int64_t all = (backward ? 10 : 4) * elements() * tokens;
+    if (links == Links::all) return all;
+    if (links == Links::causal) return all / 2;
+    int64_t count = 0;
+    for (int64_t i = 0; i < blocks(); ++i)
+      for (int64_t j = 0; j < blocks(); ++j) count += live(i, j);
+    return static_cast<int64_t>(static_cast<double>(all) * static_cast<double>(count) /
+                                static_cast<double>(blocks() * blocks()));
+  }
   std::string name() const {
-    return fmt::format("attention {} B{} H{} N{} D{} f32", backward ? "backward" : "forward", batch,
-                       heads, tokens, dim);
+    return fmt::format("attention {} B{} H{} N{} D{}{} f32", backward ? "backward" : "forward",
+                       batch, heads, tokens, dim, text_of(links));
   }
 };
 
@@ -41,6 +72,12 @@ AttentionProblem problem_of(const Sizes& s) {
   p.head_dim = p.value_dim = s.dim;
   p.scale = 1 / std::sqrt(static_cast<double>(s.dim));
   p.want_lse = s.backward;
+  p.causal = s.links == Links::causal;
+  if (s.links == Links::window) p.window_left = p.window_right = kReach;
+  if (s.links == Links::blocks) {
+    p.block = kBlock;
+    p.block_plane.query = s.blocks();  // the same for all heads
+  }
   set_dense_strides(p, /*packed=*/true);
   return p;
 }
@@ -83,6 +120,10 @@ class OwnAttention : public Competitor {
         lse_(static_cast<size_t>(sizes.batch * sizes.heads * sizes.tokens) * sizeof(float),
              "log-sum-exp") {
     const AttentionProblem problem = problem_of(sizes);
+    if (sizes.links == Links::blocks)
+      for (int64_t i = 0; i < sizes.blocks(); ++i)
+        for (int64_t j = 0; j < sizes.blocks(); ++j)
+          blocks_.push_back(static_cast<uint8_t>(sizes.live(i, j)));
     // Backward is measured with the kernel asked for, after the first forward kernel.
     auto forward = plan_of(attention_kernels(), sizes.backward ? "" : wanted, problem);
     forward_ = std::move(forward.plan);
@@ -124,7 +165,8 @@ class OwnAttention : public Competitor {
                    .k = k_.data(),
                    .v = v_.data(),
                    .out = out_.data(),
-                   .lse = sizes_.backward ? lse_.data() : nullptr},
+                   .lse = sizes_.backward ? lse_.data() : nullptr,
+                   .links = {.blocks = blocks_.data()}},
                   forward_scratch_->context);
   }
 
@@ -137,13 +179,15 @@ class OwnAttention : public Competitor {
                     .dout = dout_.data(),
                     .dq = dq_.data(),
                     .dk = dk_.data(),
-                    .dv = dv_.data()},
+                    .dv = dv_.data(),
+                    .links = {.blocks = blocks_.data()}},
                    backward_scratch_->context);
   }
 
   Sizes sizes_;
   std::shared_ptr<ThreadPool> pool_;
   AlignedBuffer q_, k_, v_, out_, lse_, dout_, dq_, dk_, dv_;
+  std::vector<uint8_t> blocks_;
   std::unique_ptr<KernelPlan<AttentionArgs>> forward_;
   std::optional<Scratch<AttentionArgs>> forward_scratch_;
   std::unique_ptr<KernelPlan<AttentionBackwardArgs>> backward_;
@@ -171,7 +215,8 @@ BenchCase case_of(const Sizes& sizes, const std::string& kernel) {
     write_safetensors(folder / "tensors.safetensors", tensors);
   };
   c.setup = [=](std::string_view rival) -> std::string {
-    // ONNX Runtime has no backward.
+    // ONNX Runtime has no backward, and rivals compute all links.
+    if (sizes.links != Links::all) return {};
     if (sizes.backward && rival != "libtorch") return {};
     return fmt::format("setup {} dtype=f32 tensors=tensors.safetensors heads={}",
                        sizes.backward ? "attention_backward" : "attention", sizes.heads);
@@ -190,6 +235,11 @@ std::vector<BenchCase> attention_cases(const std::string& kernel) {
       s.backward = backward;
       if (supported(s, kernel)) cases.push_back(case_of(s, kernel));
     }
+  for (Sizes s :
+       {Sizes{1, 8, 4096, 64, false, Links::causal}, Sizes{1, 8, 4096, 64, true, Links::causal},
+        Sizes{1, 8, 16384, 64, false, Links::window}, Sizes{1, 8, 16384, 64, true, Links::window},
+        Sizes{1, 8, 4096, 64, false, Links::blocks}, Sizes{1, 8, 4096, 64, true, Links::blocks}})
+    if (supported(s, kernel)) cases.push_back(case_of(s, kernel));
   auto others = score_cases(kernel);
   std::move(others.begin(), others.end(), std::back_inserter(cases));
   for (BenchCase& c : decode_cases(kernel)) cases.push_back(std::move(c));

@@ -15,6 +15,7 @@
 #include "fovea/explain/report.h"
 #include "fovea/explain/samples.h"
 #include "fovea/formats/image.h"
+#include "fovea/infer/predictor.h"
 
 namespace fovea::cli {
 
@@ -76,21 +77,11 @@ Runner make_runner(Model& model, const RunOptions& options,
           Explainer(model.compiled(expose_attention(inference, maps), exposed), grid, pool)};
 }
 
-// The image in the size and with the channels that the model takes.
-Image fitted(const Image& image, const Shape& input) {
-  const int64_t channels = input[3].constant();
-  Image fit = channels == 1 ? to_grey(image) : channels == 3 ? to_rgb(image) : image;
-  if (fit.height != input[1].constant() || fit.width != input[2].constant())
-    fit = resize(fit, input[1].constant(), input[2].constant());
-  return fit;
-}
-
-std::vector<ExplainedImage> read_files(const Options& o, const Graph& graph) {
+// Prepared as those of the training were.
+std::vector<ExplainedImage> read_files(const Options& o, const Graph& graph, ResizeMode mode) {
   std::vector<ExplainedImage> images;
   for (const std::string& file : o.files) {
-    const Shape& input = image_input_shape(graph, "[explain] " + file);
-    Image image = fitted(read_image(file), input);
-    check_image_input(graph, image.height, image.width, image.channels, "[explain] " + file);
+    Image image = prepare_for(graph, mode, read_image(file), "[explain] " + file);
     images.push_back({file, "", std::move(image), {}});
   }
   return images;
@@ -287,7 +278,7 @@ int run(const Call&, Options& o) {
   std::optional<ImageDataset> data;
   if (o.files.empty() || o.faithfulness) data = model.dataset(o.split, pool);
   report.images = o.files.empty() ? read_samples(o, *data, runner.model, seed)
-                                  : read_files(o, runner.explainer.graph());
+                                  : read_files(o, runner.explainer.graph(), model.data().resize);
   explain_all(o, runner.explainer, report);
   const auto& layers = report.images.at(0).explanation.layers;
   report.about = fmt::format("Level {}, {}; {}x{} tokens, {} layers of attention", o.run.level,

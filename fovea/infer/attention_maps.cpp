@@ -57,7 +57,11 @@ Exposed decompose(const Graph& from, const Node& node, GraphRewriter& rewriter, 
 
 // [B,Hkv,G,Tq,Tk] as f32 [B,H,Tq,Tk], of the heads that are kept.
 Value by_heads(Graph& g, Value v, const AttentionAttrs& attrs) {
-  const Shape s = g.shape(v);
+  Shape s = g.shape(v);
+  if (attrs.sink) {  // it stands behind the keys
+    s[4] = s[4] - Size(1);
+    v = ops::slice(g, v, 4, 0, s[4]);
+  }
   v = ops::reshape(g, ops::cast(g, v, DType::f32), {s[0], attrs.heads, s[3], s[4]});
   return attrs.kept() < attrs.heads ? ops::slice(g, v, 1, 0, attrs.kept()) : v;
 }

@@ -78,9 +78,9 @@ Predictor::Predictor(const Bundle& bundle, std::shared_ptr<ThreadPool> pool)
       session_(compiled_classifier(bundle), variables_,
                pool ? std::move(pool) : std::make_shared<ThreadPool>()) {}
 
-Image Predictor::prepare(const Image& image, const std::string& name) const {
-  const std::string place = fmt::format("[predict] {}", name);
-  const Shape& shape = image_input_shape(session_.graph(), place);
+Image prepare_for(const Graph& graph, ResizeMode resize, const Image& image,
+                  const std::string& place) {
+  const Shape& shape = image_input_shape(graph, place);
   // A model that leaves a size open takes the image as it is.
   const auto size = [](const Size& asked, int64_t own) {
     return asked.is_constant() ? asked.constant() : own;
@@ -88,10 +88,14 @@ Image Predictor::prepare(const Image& image, const std::string& name) const {
   const ImageShape wanted = {size(shape[1], image.height), size(shape[2], image.width),
                              size(shape[3], image.channels)};
   try {
-    return prepare_image(image, wanted, resize_);
+    return prepare_image(image, wanted, resize);
   } catch (const Error& e) {
     throw Error{e.code(), fmt::format("{}: {}", place, e.what())};
   }
+}
+
+Image Predictor::prepare(const Image& image, const std::string& name) const {
+  return prepare_for(session_.graph(), resize_, image, fmt::format("[predict] {}", name));
 }
 
 std::vector<ClassScore> Predictor::predict(const Image& image, const std::string& name) {

@@ -25,6 +25,11 @@ std::shared_ptr<VariableStore> make_variables(const Bundle& bundle);
 // The weights of a bundle as the pass freeze asks for them.
 std::function<HostTensorPtr(const std::string&)> frozen_weights(const Bundle& bundle);
 
+// The image of the size and channels of the graph's input "image", made so as training made its
+// samples. `place` stands in errors: invalid_argument for an image that cannot be.
+Image prepare_for(const Graph& graph, ResizeMode resize, const Image& image,
+                  const std::string& place);
+
 class Predictor {
  public:
   // Runs the passes and plans nothing yet. Throws Error: unsupported when the graph has no input

@@ -43,6 +43,7 @@ void call(std::span<const Kernel<AttentionProblem, Args>> kernels, const Attenti
 void attention(const AttentionProblem& problem, const AttentionArgs& args, ThreadPool* pool) {
   check_inputs(problem, args);
   if (problem.want_lse) need(args.lse, "lse", "want_lse");
+  if (problem.page_tokens > 0) need(args.pages, "pages", "page_tokens");
   call(attention_kernels(), problem, args, pool, "attention");
 }
 

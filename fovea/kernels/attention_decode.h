@@ -110,8 +110,7 @@ void find_rows(const DecodeTask& task, const CacheRows& from, int64_t first, int
 }
 
 // Lines of memory of a row; ahead of their use, to the second cache, since what comes from far away
-// takes longer than the rows in between. [Rows of 128 bytes from the third cache: 2 to 3 times the
-// speed of what the processor foresees by itself.]
+// takes longer than the rows in between.
 template <class T>
 inline void fetch_ahead(const T* row, int64_t elements) {
   constexpr auto kLine = static_cast<int64_t>(64 / sizeof(T));
