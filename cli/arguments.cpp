@@ -26,11 +26,13 @@ std::vector<std::string> choices_of(std::string_view value_name) {
 
 ValueKind value_kind(std::string_view value_name) {
   static constexpr std::pair<std::string_view, ValueKind> kKinds[] = {
-      {"FILE", ValueKind::file},           {"DIR", ValueKind::folder},
-      {"BUNDLE", ValueKind::bundle},       {"RECIPE", ValueKind::recipe},
-      {"BUNDLE|RECIPE", ValueKind::model}, {"LEVEL", ValueKind::level}};
+      {"DIR", ValueKind::folder},    {"BUNDLE", ValueKind::bundle},
+      {"RECIPE", ValueKind::recipe}, {"BUNDLE|RECIPE", ValueKind::model},
+      {"LEVEL", ValueKind::level},   {"KEY=VALUE", ValueKind::key},
+      {"VERB", ValueKind::verb}};
   for (const auto& [name, kind] : kKinds)
     if (name == value_name) return kind;
+  if (value_name.find("FILE") != std::string_view::npos) return ValueKind::file;
   const bool has_bar = value_name.find('|') != std::string_view::npos;
   const auto upper = [](char c) { return c >= 'A' && c <= 'Z'; };
   return has_bar && std::none_of(value_name.begin(), value_name.end(), upper) ? ValueKind::choices

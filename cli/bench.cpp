@@ -19,6 +19,7 @@
 #include "cli/bench_peak.h"
 #include "cli/bench_rival.h"
 #include "cli/cli_support.h"
+#include "cli/table.h"
 #include "cli/verbs.h"
 #include "fovea/base/error.h"
 #include "fovea/base/progress.h"
@@ -283,23 +284,6 @@ void print_as_json(const Result& result) {
   std::fflush(stdout);
 }
 
-// A table with its columns as wide as their longest cells; the first two are words.
-void print_table(const std::vector<std::vector<std::string>>& cells) {
-  std::vector<size_t> widths;
-  for (const auto& row : cells) {
-    widths.resize(std::max(widths.size(), row.size()));
-    for (size_t i = 0; i < row.size(); ++i) widths[i] = std::max(widths[i], row[i].size());
-  }
-  for (const auto& row : cells) {
-    std::string line = " ";
-    for (size_t i = 0; i < row.size(); ++i)
-      line += i < 2 ? fmt::format(" {:<{}}", row[i], widths[i] + 1)
-                    : fmt::format(" {:>{}}", row[i], widths[i] + 1);
-    line.erase(line.find_last_not_of(' ') + 1);
-    fmt::print("{}\n", line);
-  }
-}
-
 std::string memory_text(const BenchMemory& memory) {
   std::string parts;
   for (const auto& [part, bytes] : memory.parts)
@@ -316,19 +300,28 @@ void print_as_text(const Result& result) {
     fmt::print("no peak: the processor has no unit for {}\n", dtype_name(problem.dtype));
   else
     fmt::print("peak {:.1f} {} ({})\n", median(result.peak), result.unit(), result.peak_name);
-  std::vector<std::vector<std::string>> cells = {
-      {"", "kernel", "ms", result.unit(), "of peak", "x ours"}};
-  if (problem.images) cells[0].push_back("images/s");
+  constexpr auto kRight = Table::Align::right;
+  std::vector<Table::Column> columns = {{""},
+                                        {"kernel"},
+                                        {"ms", kRight},
+                                        {result.unit(), kRight},
+                                        {"of peak", kRight},
+                                        {"x ours", kRight}};
+  if (problem.images) columns.push_back({"images/s", kRight});
+  Table table(std::move(columns));
   for (const Row& row : result.rows) {
     const Figures f = figures_of(result, row);
-    cells.push_back(
-        {row.who->implementation, row.who->kernel, fmt::format("{:.3f}", f.milliseconds),
-         fmt::format("{:.1f}", f.rate),
-         std::isnan(f.peak_fraction) ? "" : fmt::format("{:.1f} %", 100 * f.peak_fraction),
-         fmt::format("{:.2f}", f.ratio)});
-    if (problem.images) cells.back().push_back(fmt::format("{:.0f}", f.images_per_second));
+    std::vector<std::string> cells = {
+        "  " + row.who->implementation,
+        row.who->kernel,
+        fmt::format("{:.3f}", f.milliseconds),
+        fmt::format("{:.1f}", f.rate),
+        std::isnan(f.peak_fraction) ? "" : fmt::format("{:.1f} %", 100 * f.peak_fraction),
+        fmt::format("{:.2f}", f.ratio)};
+    if (problem.images) cells.push_back(fmt::format("{:.0f}", f.images_per_second));
+    table.row(std::move(cells));
   }
-  print_table(cells);
+  table.print();
   if (problem.wants_memory)
     for (const Row& row : result.rows)
       fmt::print("  memory of {}: {}\n", row.who->implementation, memory_text(row.memory));

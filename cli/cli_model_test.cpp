@@ -334,8 +334,46 @@ TEST_F(CliModel, TheSeedIsThatOfTheRecipe) {
 }
 
 TEST_F(CliModel, WithoutOutTheModelIsNamedAfterTheRecipe) {
-  ASSERT_EQ(run({"train", "tiny.toml", "--set", "train.epochs=1", "--quiet"}).code, 0);
+  const Finished f = run({"train", "tiny.toml", "--set", "train.epochs=1", "--quiet"});
+  ASSERT_EQ(f.code, 0);
   EXPECT_TRUE(fs::exists(folder_ / "runs/tiny/model.graph"));
+  // --quiet leaves results, and no advice.
+  EXPECT_NE(f.out.find("test accuracy"), std::string::npos) << f.out;
+  EXPECT_EQ(f.out.find("What to try next"), std::string::npos) << f.out;
+  EXPECT_EQ(f.err, "");
+
+  // What is near to a bundle or a recipe is named.
+  expect_error(run({"eval", "tiny.toml"}), {"got a recipe", "did you mean 'runs/tiny'"});
+  expect_error(run({"eval", "runs"}), {"did you mean 'runs/tiny'"});
+  expect_error(run({"eval", "run/tiny"}), {"did you mean 'runs/tiny'"});
+  expect_error(run({"profile", "runs/tini"}), {"did you mean 'runs/tiny'"});
+  expect_error(run({"train", "runs/tiny"}), {"recipe", "did you mean 'runs/tiny/recipe.toml'"});
+  expect_error(run({"train", "tyni.toml"}), {"did you mean 'tiny.toml'"});
+  expect_error(run({"predict", "runs/tiny", "tiny.tml"}), {"did you mean 'tiny.toml'"});
+}
+
+TEST_F(CliModel, ExportsAndGraphsAsJson) {
+  ASSERT_EQ(train({"--set", "train.epochs=1"}).code, 0);
+  const Finished exported = run({"export", "model", "--onnx", "m.onnx", "--json"});
+  ASSERT_EQ(exported.code, 0) << exported.err;
+  EXPECT_EQ(json::parse(exported.out)["bytes"], fs::file_size(folder_ / "m.onnx"));
+  const Finished printed = run({"graph", "model", "--json"});
+  ASSERT_EQ(printed.code, 0) << printed.err;
+  const json graph = json::parse(printed.out);
+  EXPECT_EQ(graph["passes"][0]["name"], "apply_level");
+  const Finished text = run({"graph", "model"});
+  EXPECT_NE(text.out.find(graph["after"].get<std::string>()), std::string::npos);
+}
+
+TEST_F(CliModel, TheSeedOfADiffIsThatOfTheFreshWeights) {
+  const auto largest = [&](const char* seed) {
+    const Finished f =
+        run({"diff", "tiny.toml", "--b", "precision=bf16", "--seed", seed, "--json"});
+    EXPECT_EQ(f.code, 0) << f.err;
+    return json::parse(f.out)["nodes"].back()["largest_difference"].get<double>();
+  };
+  EXPECT_EQ(largest("3"), largest("3"));
+  EXPECT_NE(largest("3"), largest("4"));
 }
 
 TEST_F(CliModel, AnInterruptedTrainingSaysHowToGoOnAndEndsWithTheSameWeights) {

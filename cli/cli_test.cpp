@@ -120,6 +120,8 @@ TEST_F(Cli, DoctorShowsTheForcedKernelAlone) {
 TEST_F(Cli, AForcedKernelThatDoesNotExistIsAnErrorWithWhatThereIs) {
   expect_error(run({"doctor"}, environment("FOVEA_FORCE_KERNEL", "attention=nonsense")),
                {"nonsense", "attention", "ref"});
+  expect_error(run({"doctor"}, environment("FOVEA_FORCE_KERNEL", "attention=reff")),
+               {"did you mean 'ref'"});
 }
 
 }  // namespace

@@ -7,6 +7,7 @@
 
 #include "cli/cli_support.h"
 #include "cli/measure.h"
+#include "cli/table.h"
 #include "cli/verbs.h"
 #include "fovea/base/error.h"
 #include "fovea/base/text.h"
@@ -184,20 +185,15 @@ void print_as_json(const Comparison& c, const Way& a, const Way& b, const Differ
 
 void print_as_table(const Comparison& c, const Way& a, const Way& b, const Difference* first,
                     double tolerance) {
-  size_t name = 4, kernel_a = 1, kernel_b = 1;
-  for (const Difference& d : c.rows) {
-    name = std::max(name, d.name.size());
-    kernel_a = std::max(kernel_a, d.a->kernel.size());
-    kernel_b = std::max(kernel_b, d.b->kernel.size());
-  }
   fmt::print("A: {}\nB: {}\n\n", a.text.empty() ? "as it is" : a.text,
              b.text.empty() ? "as it is" : b.text);
-  fmt::print("{:<{}}  {:<{}}  {:<{}}  {:>10}  {:>10}\n", "name", name, "A", kernel_a, "B", kernel_b,
-             "largest", "relative");
+  constexpr auto kRight = Table::Align::right;
+  Table table({{"name"}, {"A"}, {"B"}, {"largest", kRight}, {"relative", kRight}});
   for (const Difference& d : c.rows)
-    fmt::print("{:<{}}  {:<{}}  {:<{}}  {:>10.3g}  {:>10.3g}{}\n", d.name, name, d.a->kernel,
-               kernel_a, d.b->kernel, kernel_b, d.largest, d.relative,
-               d.relative > tolerance ? " *" : "");
+    table.row({d.name, d.a->kernel, d.b->kernel, fmt::format("{:.3g}", d.largest),
+               fmt::format("{:.3g}", d.relative)},
+              d.relative > tolerance ? "*" : "");
+  table.print();
   if (c.only_a + c.only_b > 0)
     fmt::print("{} results of A and {} of B have no counterpart: the passes made other nodes.\n",
                c.only_a, c.only_b);

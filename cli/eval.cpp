@@ -5,6 +5,7 @@
 
 #include "cli/cli_support.h"
 #include "cli/measure.h"
+#include "cli/table.h"
 #include "cli/verbs.h"
 #include "fovea/base/progress.h"
 #include "fovea/runtime/session.h"
@@ -63,17 +64,22 @@ void print_as_json(const Model& model, std::string_view split, const RunOptions&
 }
 
 void print_as_table(std::string_view split, const std::vector<Row>& rows) {
-  size_t width = 5;
-  for (const Row& row : rows) width = std::max(width, row.level.size());
-  fmt::print("{:<{}}", "level", width);
-  for (const auto& metric : rows[0].evaluation.metrics) fmt::print("  {:>10}", metric.first);
-  fmt::print("  {:>14}  {:>12}  {:>10}\n", "FLOPs an image", "one image", "images/s");
+  constexpr auto kRight = Table::Align::right;
+  std::vector<Table::Column> columns = {{"level"}};
+  for (const auto& metric : rows[0].evaluation.metrics) columns.push_back({metric.first, kRight});
+  for (const char* title : {"FLOPs an image", "one image", "images/s"})
+    columns.push_back({title, kRight});
+  Table table(std::move(columns));
   for (const Row& row : rows) {
-    fmt::print("{:<{}}", row.level, width);
-    for (const auto& metric : row.evaluation.metrics) fmt::print("  {:>10.4f}", metric.second);
-    fmt::print("  {:>14}  {:>9.3f} ms  {:>10}\n", format_count(static_cast<double>(row.flops)),
-               row.latency, format_count(row.evaluation.examples_per_second));
+    std::vector<std::string> cells = {row.level};
+    for (const auto& metric : row.evaluation.metrics)
+      cells.push_back(fmt::format("{:.4f}", metric.second));
+    cells.push_back(format_count(static_cast<double>(row.flops)));
+    cells.push_back(fmt::format("{:.3f} ms", row.latency));
+    cells.push_back(format_count(row.evaluation.examples_per_second));
+    table.row(std::move(cells));
   }
+  table.print();
   fmt::print("{} images of {}\n", rows[0].evaluation.examples, split);
 }
 

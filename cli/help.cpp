@@ -101,7 +101,7 @@ std::span<const Entry> environment_variables() {
 
 std::string overview(const Layout& layout) {
   std::string out = fmt::format(
-      "fovea {} - attention models inside a budget\n\nUsage: fovea VERB [options]\n", version());
+      "fovea {}: attention models inside a budget. Usage: fovea VERB [options]\n", version());
   for (const VerbGroup& group : verb_groups()) {
     out += heading(group.title, layout);
     for (const Verb& verb : group.verbs) {

@@ -82,9 +82,10 @@ TEST(Verbs, AnOptionOfOneNameMeansTheSameInEachVerb) {
 
 TEST(Verbs, AValueIsCompletedByItsName) {
   EXPECT_EQ(value_kind("DIR"), ValueKind::folder);
+  EXPECT_EQ(value_kind("DIR|FILE.csv"), ValueKind::file);
   EXPECT_EQ(value_kind("BUNDLE|RECIPE"), ValueKind::model);
   EXPECT_EQ(value_kind("f32|bf16|auto"), ValueKind::choices);
-  EXPECT_EQ(value_kind("KEY=VALUE"), ValueKind::text);
+  EXPECT_EQ(value_kind("KEY=VALUE"), ValueKind::key);
   EXPECT_EQ(choices_of("bash|zsh"), (std::vector<std::string>{"bash", "zsh"}));
 }
 

@@ -10,6 +10,7 @@
 
 #include "cli/cli_support.h"
 #include "cli/measure.h"
+#include "cli/table.h"
 #include "cli/verbs.h"
 #include "fovea/base/progress.h"
 #include "fovea/formats/file.h"
@@ -93,7 +94,8 @@ void print_as_json(const Result& r) {
           .set("flops", node.flops)
           .set("bytes", node.bytes)
           .set("ms", node.milliseconds)
-          .set("share", share(node, part, t));
+          .set("share", share(node, part, t))
+          .set("alone", node.alone);
       nodes.push(std::move(row));
     }
   Json totals = Json::object();
@@ -125,18 +127,19 @@ std::string count(int64_t number) { return format_count(static_cast<double>(numb
 std::string bytes(int64_t number) { return format_bytes(static_cast<double>(number)); }
 
 void print_rows(const Part& part, const Totals& t) {
-  size_t name = 4, op = 2, kernel = 6;
-  for (const NodeReport& node : part.profile.nodes) {
-    name = std::max(name, node.name.size());
-    op = std::max(op, node.op.size());
-    kernel = std::max(kernel, node.kernel.size());
-  }
-  fmt::print("{:<{}}  {:<{}}  {:<{}}  {:>7}  {:>7}  {:>9}  {:>7}\n", "name", name, "op", op,
-             "kernel", kernel, "FLOPs", "bytes", "ms", "share");
+  constexpr auto kRight = Table::Align::right;
+  Table table({{"name"},
+               {"op"},
+               {"kernel"},
+               {"FLOPs", kRight},
+               {"bytes", kRight},
+               {"ms", kRight},
+               {"share", kRight}});
   for (const NodeReport& node : part.profile.nodes)
-    fmt::print("{:<{}}  {:<{}}  {:<{}}  {:>7}  {:>7}  {:>9.4f}  {:>5.1f} %\n", node.name, name,
-               node.op, op, node.kernel, kernel, count(node.flops), bytes(node.bytes),
-               node.milliseconds, 100 * share(node, part, t));
+    table.row({node.name, node.op, node.kernel, count(node.flops), bytes(node.bytes),
+               fmt::format("{:.4f}", node.milliseconds),
+               fmt::format("{:.1f} %", 100 * share(node, part, t))});
+  table.print();
   fmt::print("\n");
 }
 

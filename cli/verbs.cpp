@@ -14,7 +14,7 @@ const std::vector<VerbGroup>& verb_groups() {
       {"Look inside",
        {data_verb(), runs_verb(), explain_verb(), profile_verb(), graph_verb(), diff_verb()}},
       {"See what this machine can do", {bench_verb(), doctor_verb()}},
-      {"Find your way", {help_verb()}},
+      {"Find your way", {help_verb(), man_verb(), completion_verb()}},
   };
   return groups;
 }

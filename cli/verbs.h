@@ -70,5 +70,7 @@ Verb runs_verb();
 Verb bench_verb();
 Verb doctor_verb();
 Verb help_verb();
+Verb completion_verb();
+Verb man_verb();
 
 }  // namespace fovea::cli

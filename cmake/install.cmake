@@ -121,5 +121,8 @@ foreach(header ${headers})
 endforeach()
 
 install(TARGETS fovea_cli RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR})
+# Manual pages and completions (cli/CMakeLists.txt); OPTIONAL for those who built the program alone.
+install(DIRECTORY ${PROJECT_BINARY_DIR}/share/ DESTINATION ${CMAKE_INSTALL_DATADIR} OPTIONAL
+        PATTERN made EXCLUDE)
 install(DIRECTORY recipes DESTINATION ${CMAKE_INSTALL_DATADIR}/fovea)
 install(FILES README.md LICENSE DESTINATION ${CMAKE_INSTALL_DOCDIR})

@@ -55,7 +55,8 @@ void fill_inputs(Execution& execution, const Graph& graph, uint64_t seed) {
 
 Result run(const Graph& graph, const Options& options) {
   Session session(graph, std::make_shared<VariableStore>(),
-                  std::make_shared<ThreadPool>(options.threads), {.seed = options.seed});
+                  std::make_shared<ThreadPool>(options.threads),
+                  {.seed = options.seed, .microseconds_worth_sharing = 0});
   Execution& e = session.prepare(options.sizes);
   fill_inputs(e, graph, options.seed);
   for (int i = 0; i < options.steps; ++i) e.run();

@@ -136,8 +136,8 @@ class Runner {
   Runner(const Graph& graph, const NumbersByName& inputs, const std::string& force = {},
          int threads = 1) {
     const Forced forced(force);
-    session_ =
-        std::make_unique<Session>(graph, std::make_shared<VariableStore>(), pool_of(threads));
+    session_ = std::make_unique<Session>(graph, std::make_shared<VariableStore>(), pool_of(threads),
+                                         SessionOptions{.microseconds_worth_sharing = 0});
     execution_ = &session_->prepare({});
     for (auto& [name, numbers] : inputs)
       if (execution_->has_input(name)) set(name, numbers);

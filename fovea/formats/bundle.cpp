@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
+#include <algorithm>
 #include <nlohmann/json.hpp>
 #include <string_view>
 #include <system_error>
@@ -227,16 +228,54 @@ bool is_file(const fs::path& path) {
   return fs::is_regular_file(path, ignored);
 }
 
+}  // namespace
+
+bool is_bundle(const fs::path& folder) { return is_file(folder / kGraphFile); }
+
+namespace {
+
+// Bundles that may be meant by a path that is none: the folder round it, those in it, and for a
+// recipe the one where `fovea train` puts its model. Sorted.
+std::vector<std::string> bundles_near(const fs::path& path) {
+  std::vector<std::string> near;
+  std::error_code error;
+  const fs::path plain = path.has_filename() ? path : path.parent_path();
+  if (plain.has_parent_path() && is_bundle(plain.parent_path()))
+    near.push_back(plain.parent_path().string());
+  if (const fs::path trained = fs::path("runs") / plain.stem();
+      plain.extension() == ".toml" && is_bundle(trained))
+    near.push_back(trained.string());
+  for (fs::directory_iterator it(plain, error), end; !error && it != end; it.increment(error))
+    if (is_bundle(it->path())) near.push_back(it->path().string());
+  std::sort(near.begin(), near.end());
+  return near;
+}
+
+// "; did you mean 'a' or 'b'?", of many the first few.
+std::string suggestion(std::vector<std::string> names) {
+  constexpr size_t kShown = 4;
+  if (names.empty()) return {};
+  if (names.size() > kShown) names.resize(kShown);
+  return fmt::format("; did you mean '{}'?", fmt::join(names, "' or '"));
+}
+
 // Says why the folder is no finished bundle, if it is none.
 void check_files(const fs::path& folder) {
   const Complaint complain(ErrorCode::not_found, folder.string());
   std::error_code ignored;
   if (!fs::exists(folder, ignored))
-    complain("no such folder (give the folder that `fovea train` wrote)");
+    complain("no such folder{} (give the folder that `fovea train` wrote)",
+             did_you_mean_path(folder));
   if (!fs::is_directory(folder, ignored)) {
+    if (folder.extension() == ".toml" && !is_bundle(folder.parent_path())) {
+      complain(
+          "expected a bundle, got a recipe, which has no weights{} (`fovea train {}` makes one)",
+          suggestion(bundles_near(folder)), folder.string());
+    }
     complain(
-        "expected a bundle, which is a folder, got a file (give the folder that `fovea train` "
-        "wrote)");
+        "expected a bundle, which is a folder, got a file{} (give the folder that `fovea train` "
+        "wrote)",
+        suggestion(bundles_near(folder)));
   }
   for (const char* name : {kGraphFile, kWeightsFile, kRecipeFile, kLabelsFile, kMetricsFile}) {
     if (fs::exists(folder / name, ignored)) continue;
@@ -247,8 +286,9 @@ void check_files(const fs::path& folder) {
           folder.string());
     }
     if (name == kGraphFile) {
-      complain("this folder is no bundle: it has no {} (give the folder that `fovea train` wrote)",
-               name);
+      complain(
+          "this folder is no bundle: it has no {}{} (give the folder that `fovea train` wrote)",
+          name, suggestion(bundles_near(folder)));
     }
     complain("the bundle is not whole: it has no {} (train again, or copy the whole folder)", name);
   }
@@ -271,8 +311,6 @@ void remove_bundle(const fs::path& folder) {
                                              (folder / name).string(), ec.message()));
   }
 }
-
-bool is_bundle(const fs::path& folder) { return is_file(folder / kGraphFile); }
 
 void save_bundle(const fs::path& folder, const Bundle& bundle) {
   const auto place = [&](const char* file) {

@@ -160,6 +160,23 @@ TEST_F(Bundles, AFolderWithoutAGraphIsNoBundle) {
   expect_load_error(ErrorCode::not_found, "is no bundle: it has no model.graph");
 }
 
+TEST_F(Bundles, APathThatMissesABundleByOneStepIsToldWhichItMayMean) {
+  const std::string model = saved().string();
+  const std::string hint = "; did you mean '" + model + "'?";
+  const auto expect_hint = [&](const std::filesystem::path& path, const std::string& words) {
+    expect_error(ErrorCode::not_found, words, [&] { load_bundle(path); });
+  };
+  expect_hint(folder_.path(), "it has no model.graph" + hint);
+  expect_hint(folder_.path() / "", hint);
+  expect_hint(folder_ / "model/model.safetensors", hint);
+  expect_hint(folder_ / "model/recipe.toml", hint);
+  expect_hint(folder_ / "modle", "no such folder" + hint);
+  write_file_atomically(folder_ / "other.toml", "x");
+  expect_hint(folder_ / "other.toml", "got a recipe, which has no weights (`fovea train ");
+  save_bundle(folder_ / "model2", small_bundle());
+  expect_hint(folder_.path(), "'" + model + "' or '" + model + "2'?");
+}
+
 TEST_F(Bundles, AnUnfinishedRunSaysHowToGoOn) {
   const auto model = saved();
   write_file_atomically(model / kCheckpointFile, "x");

@@ -12,6 +12,7 @@
 #include <system_error>
 
 #include "fovea/base/error.h"
+#include "fovea/base/text.h"
 
 namespace fovea {
 namespace {
@@ -71,10 +72,10 @@ int create_temporary(const fs::path& folder, const std::string& name, fs::path& 
     const int error = errno;
     if (error == EEXIST || error == EINTR) continue;
     if (error == ENOENT || error == ENOTDIR) {
-      throw Error{
-          ErrorCode::not_found,
-          fmt::format("[file] {}: the folder {} does not exist (make it, or choose another)", name,
-                      folder.string())};
+      throw Error{ErrorCode::not_found,
+                  fmt::format("[file] {}: the folder {} does not exist{} (make it, or choose "
+                              "another)",
+                              name, folder.string(), did_you_mean_path(folder))};
     }
     throw_write_error(name, error);
   }
@@ -91,13 +92,45 @@ void sync_folder(const fs::path& folder, const std::string& name) {
 
 }  // namespace
 
+fs::path nearest_path(const fs::path& path) {
+  constexpr size_t kMostNames = 10000;  // each costs a distance, and nobody reads more
+  std::error_code error;
+  fs::path found;
+  bool changed = false;
+  for (const fs::path& part : path) {
+    if (part.empty() || fs::exists(found / part, error)) {
+      found /= part;
+      continue;
+    }
+    std::vector<std::string> names;
+    const fs::path folder = found.empty() ? fs::path(".") : found;
+    for (fs::directory_iterator it(folder, error), end; !error && it != end; it.increment(error)) {
+      if (names.size() == kMostNames) return {};
+      names.push_back(it->path().filename().string());
+    }
+    // The order in which a folder lists its names is the system's.
+    std::sort(names.begin(), names.end());
+    const std::string name = nearest(part.string(), names);
+    if (name.empty()) return {};
+    found /= name;
+    changed = true;
+  }
+  return changed ? found : fs::path();
+}
+
+std::string did_you_mean_path(const fs::path& path) {
+  const fs::path near = nearest_path(path);
+  return near.empty() ? std::string() : fmt::format("; did you mean '{}'?", near.string());
+}
+
 FileReader::FileReader(const fs::path& path) : name_(path.string()) {
   // O_NONBLOCK: opening a pipe must not wait for its writer.
   descriptor_ = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
   if (descriptor_ < 0) {
     const int error = errno;
     if (error == ENOENT || error == ENOTDIR) {
-      throw Error{ErrorCode::not_found, fmt::format("[file] {}: no such file", name_)};
+      throw Error{ErrorCode::not_found,
+                  fmt::format("[file] {}: no such file{}", name_, did_you_mean_path(path))};
     }
     const bool files = error == EMFILE || error == ENFILE;
     throw Error{ErrorCode::io,

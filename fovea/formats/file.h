@@ -13,6 +13,13 @@
 
 namespace fovea {
 
+// The path nearest to one that does not exist: each part that is not there is replaced by the
+// nearest name beside it. Empty where the path exists, where no name is near, or where a folder
+// holds too many.
+std::filesystem::path nearest_path(const std::filesystem::path& path);
+// "; did you mean 'x'?" for it, or nothing.
+std::string did_you_mean_path(const std::filesystem::path& path);
+
 // A regular file open for reading. Every error is an Error that names the path.
 class FileReader {
  public:

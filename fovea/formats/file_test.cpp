@@ -61,6 +61,24 @@ TEST(ReadFile, AMissingFileAndAFolderAreErrorsThatNameThem) {
   expect_error(ErrorCode::io, "got a folder", [&] { read_file(folder.path(), 4); });
 }
 
+TEST(ReadFile, AMissingFileIsNamedWithTheNearest) {
+  TemporaryFolder folder;
+  std::filesystem::create_directory(folder / "recipes");
+  write_file_atomically(folder / "recipes/fashion.toml", "x");
+  const auto expect_near = [&](const char* path, const char* near) {
+    expect_error(ErrorCode::not_found, "; did you mean '" + (folder / near).string() + "'?",
+                 [&] { read_file(folder / path, 4); });
+  };
+  expect_near("recipes/fashon.toml", "recipes/fashion.toml");
+  expect_near("recipe/fashion.toml", "recipes/fashion.toml");
+  expect_near("recipe/fasion.toml", "recipes/fashion.toml");
+  expect_error(ErrorCode::not_found, "the folder " + (folder / "recipe").string(),
+               [&] { write_file_atomically(folder / "recipe/x", "y"); });
+  EXPECT_EQ(nearest_path(folder / "nothing/like/it"), "");
+  EXPECT_EQ(nearest_path(folder / "recipes"), "");
+  EXPECT_EQ(did_you_mean_path(folder / "recipes/unlike.png"), "");
+}
+
 TEST(ReadFile, APipeIsAnErrorAndDoesNotBlock) {
   TemporaryFolder folder;
   ASSERT_EQ(::mkfifo((folder / "pipe").c_str(), 0600), 0);

@@ -423,6 +423,14 @@ RecipeTable RecipeTable::parse(std::string_view text, const std::string& file_na
 }
 
 RecipeTable RecipeTable::load(const std::filesystem::path& path) {
+  std::error_code ignored;
+  if (std::filesystem::is_directory(path, ignored)) {
+    const std::filesystem::path inside = path / "recipe.toml";
+    refuse(path.string(), "expected a recipe, which is a TOML file, got a folder{}",
+           std::filesystem::is_regular_file(inside, ignored)
+               ? fmt::format("; did you mean '{}'?", inside.string())
+               : "");
+  }
   return parse(read_text_file(path, kMaxBytes), path.string());
 }
 

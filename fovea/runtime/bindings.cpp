@@ -121,8 +121,9 @@ KernelChoice KernelChoice::parse(std::string_view text) {
     if (std::find(it->kernels.begin(), it->kernels.end(), kernel) == it->kernels.end())
       throw Error(
           ErrorCode::not_found,
-          fmt::format("[FOVEA_FORCE_KERNEL] {} has no kernel '{}' on this processor (it has: {})",
-                      family, kernel, fmt::join(it->kernels, ", ")));
+          fmt::format("[FOVEA_FORCE_KERNEL] {} has no kernel '{}' on this processor{} (it has: {})",
+                      family, kernel, did_you_mean(kernel, it->kernels),
+                      fmt::join(it->kernels, ", ")));
     choice.forced_[std::string(family)] = std::string(kernel);
   }
   return choice;

@@ -25,6 +25,7 @@ struct NodeReport {
   int64_t flops = 0;
   int64_t bytes = 0;
   double milliseconds = 0;
+  bool alone = false;  // on the calling thread, since it is too small to wake others for
 };
 
 // A graph planned for given sizes. Fill the inputs, run, read the outputs; the executions of a
@@ -69,6 +70,7 @@ class Execution {
     std::vector<const void*> inputs;
     std::vector<void*> outputs;
     AlignedBuffer packed;  // an operand that never changes, as the kernel reads it
+    bool alone = false;    // not worth waking other threads
     double milliseconds = 0;
   };
   Execution(Session& session, const SizeBindings& bindings);
@@ -113,6 +115,10 @@ struct SessionOptions {
   // gone when another has run. Empty: an arena of its own.
   std::shared_ptr<Arena> arena = {};
   KernelChoice kernels = KernelChoice::from_environment();
+  // A node whose work is estimated at less runs on the calling thread, whatever the pool has: to
+  // wake another thread takes microseconds, and a processor that slept, tens of them. No bit of the
+  // results depends on it.
+  double microseconds_worth_sharing = 30;
 };
 
 class Session {
@@ -140,6 +146,7 @@ class Session {
   std::shared_ptr<VariableStore> variables_;
   std::shared_ptr<ThreadPool> pool_;
   KernelChoice choice_;
+  double microseconds_worth_sharing_;
   std::map<std::string, AlignedBuffer> constants_;  // by type and content
   std::shared_ptr<Arena> arena_;
   std::list<std::pair<SizeBindings, std::unique_ptr<Execution>>> plans_;  // most recent first

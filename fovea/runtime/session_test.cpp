@@ -67,9 +67,10 @@ namespace {
 
 constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
 
+// Every node, however small, runs on all threads.
 Session session_of(Graph graph, int threads = 1) {
   return Session(std::move(graph), std::make_shared<VariableStore>(),
-                 std::make_shared<ThreadPool>(threads));
+                 std::make_shared<ThreadPool>(threads), {.microseconds_worth_sharing = 0});
 }
 
 void write(Execution& e, std::string_view input, const std::vector<float>& numbers) {
@@ -261,6 +262,22 @@ TEST(Session, RunningAllocatesNothing) {
 TEST(Session, RunningHoldsNoMoreMemoryThanBeforeWithOneDnnEither) {
   for (int threads : {1, 2, 4})
     EXPECT_EQ(memory_of_five_steps("", threads).second, 0) << threads << " threads";
+}
+
+TEST(Session, ANodeThatIsTooSmallToWakeOthersRunsAlone) {
+  const auto product = [](double worth, int64_t rows) {
+    Graph g;
+    const Value x = ops::input(g, "x", DType::f32, {Size::symbol("B"), 64});
+    g.set_output("y", ops::matmul(g, x, ops::weight(g, "w", {64, 64}, 0)));
+    Session s(std::move(g), std::make_shared<VariableStore>(), std::make_shared<ThreadPool>(2),
+              {.microseconds_worth_sharing = worth});
+    return s.prepare({{"B", rows}}).reports().at(0).alone;
+  };
+  const double usual = SessionOptions().microseconds_worth_sharing;
+  EXPECT_TRUE(product(usual, 1));
+  EXPECT_TRUE(product(usual, 49));
+  EXPECT_FALSE(product(usual, 4096));
+  EXPECT_FALSE(product(0, 1));
 }
 
 TEST(Session, TheCounterOfAllocationsCounts) {

@@ -75,7 +75,7 @@ TEST(Training, TheWeightsAreTheSameBitsForOneToFourThreads) {
   for (int threads : {1, 2, 3, 4}) {
     auto store = std::make_shared<VariableStore>();
     Session session(make_step(task, options).after, store, std::make_shared<ThreadPool>(threads),
-                    {.seed = 1});
+                    {.seed = 1, .microseconds_worth_sharing = 0});
     Execution& e = session.prepare({{"B", 40}});
     for (int32_t step = 0; step < 4; ++step) {
       fill(e, 40, 0, step, 1e-3f);
