@@ -115,7 +115,7 @@ std::string overview(const Layout& layout) {
   }
   return out +
          "\nfovea VERB --help explains a verb; --version says which version this is.\n"
-         "Begin with: fovea train recipes/fashion_mnist.toml\n";
+         "Begin with: fovea new image-classifier DIR; DIR holds a folder for each class\n";
 }
 
 std::string verb_help(const Verb& verb, const Layout& layout) {

@@ -9,10 +9,9 @@ namespace fovea::cli {
 
 const std::vector<VerbGroup>& verb_groups() {
   static const std::vector<VerbGroup> groups = {
-      {"Make a model", {new_verb(), train_verb()}},
+      {"Make a model", {new_verb(), data_verb(), train_verb()}},
       {"Use a model", {predict_verb(), eval_verb(), export_verb()}},
-      {"Look inside",
-       {data_verb(), runs_verb(), explain_verb(), profile_verb(), graph_verb(), diff_verb()}},
+      {"Look inside", {runs_verb(), explain_verb(), profile_verb(), graph_verb(), diff_verb()}},
       {"See what this machine can do", {bench_verb(), doctor_verb()}},
       {"Find your way", {help_verb(), man_verb(), completion_verb()}},
   };
