@@ -15,7 +15,7 @@ namespace fovea::cli {
 namespace {
 
 constexpr size_t kWidestPage = 100;
-constexpr size_t kVerbColumn = 28;
+constexpr size_t kVerbColumn = 28;  // of 80
 constexpr size_t kOptionColumn = 26;
 
 std::string heading(std::string_view text, const Layout& layout) {
@@ -25,7 +25,7 @@ std::string heading(std::string_view text, const Layout& layout) {
 // Two columns; what is too long for the first has a line of its own.
 std::string entry(const std::string& name, const std::string& meaning, size_t widest,
                   const Layout& layout) {
-  const size_t column = std::min(widest, layout.columns / 3);
+  const size_t column = std::min(widest, layout.columns * 3 / 8);
   std::string out = "  " + inked(name, Ink::bold, layout.colours);
   const size_t used = 2 + text_width(name);
   if (used + 2 > column)

@@ -90,7 +90,7 @@ TEST(Verbs, AValueIsCompletedByItsName) {
 }
 
 TEST(Help, APageIsAsWideAsItsTerminal) {
-  for (const size_t columns : {60u, 80u, 100u})
+  for (const size_t columns : {64u, 80u, 100u})
     for (const Verb& verb : all_verbs()) {
       std::istringstream lines(verb_help(verb, {.columns = columns}));
       for (std::string line; std::getline(lines, line);) {
