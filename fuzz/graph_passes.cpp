@@ -28,7 +28,9 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     return 0;
   }
   compile(graph, {});
-  compile(graph, {.bf16 = true});
+  PassContext in_bf16;
+  in_bf16.bf16 = true;
+  compile(graph, in_bf16);
   bound.check();
   return 0;
 }
