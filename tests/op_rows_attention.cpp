@@ -42,6 +42,7 @@ const std::vector<Case>& cases() {
        false},
       {"vision", 4, 49, 49, 16, 16, {.heads = 4}, false},
       {"wide_heads", 1, 33, 65, 64, 64, {.heads = 2, .kv_heads = 1}, false},
+      {"decoding", 1, 2, 300, 64, 64, {.heads = 4, .kv_heads = 2}, false},
   };
   return all;
 }
@@ -153,6 +154,8 @@ void add_formed(std::vector<OpRow>& rows) {
     }
   // With lengths and widths of their own.
   const Case apart{"other_lengths_and_widths", 1, 13, 27, 16, 8, {.heads = 2}, false};
+  const Case decoding{"decoding", 1, 2, 300, 64, 64, {.heads = 4, .kv_heads = 2}, false};
+  rows.push_back(formed_row(decoding, {false, true}, true));
   rows.push_back(formed_row(apart, {false, true}, true));
   rows.push_back(formed_grad_row(apart, {false, true}));
 }

@@ -206,7 +206,8 @@ TEST(ImageFiles, UnreadableFilesAreListedOrSkippedAndCounted) {
   const auto load = [&] { return load_dataset(options, Split::train); };
   const auto corrupt = ErrorCode::corrupt;
   expect_error(corrupt, "4 of 22 image files cannot be read", load);
-  expect_error(corrupt, "0.png: expected a PNG or JPEG file, got neither; ", load);
+  expect_error(corrupt, "0.png: expected a PNG or JPEG file, got neither (convert it to PNG); ",
+               load);
   expect_error(corrupt, "5.png: broken PNG file", load);
   expect_error(corrupt, "set data.unreadable=skip", load);
   options.unreadable = Unreadable::skip;

@@ -106,6 +106,8 @@ fs::path nearest_path(const fs::path& path) {
     const fs::path folder = found.empty() ? fs::path(".") : found;
     for (fs::directory_iterator it(folder, error), end; !error && it != end; it.increment(error)) {
       if (names.size() == kMostNames) return {};
+      std::error_code gone;
+      if (!it->exists(gone)) continue;  // a link to nowhere
       names.push_back(it->path().filename().string());
     }
     // The order in which a folder lists its names is the system's.
