@@ -10,6 +10,7 @@
 #include <fstream>
 #include <limits>
 #include <span>
+#include <thread>
 
 #include "fovea/base/error.h"
 #include "fovea/base/visit.h"
@@ -91,8 +92,11 @@ class Database {
   [[noreturn]] void fail(ErrorCode code, const std::string& what) const {
     throw Error(code, fmt::format("[runs] {} {}", path_.string(), what));
   }
+  // Whether the last complaint was that another process is at it.
+  bool busy() const { return busy_; }
   void check(int code) const {
     if (code == SQLITE_OK || code == SQLITE_DONE || code == SQLITE_ROW) return;
+    busy_ = false;
     const std::string reason = database_ ? sqlite3_errmsg(database_.get()) : sqlite3_errstr(code);
     switch (code & 0xff) {
       case SQLITE_NOTADB:
@@ -102,6 +106,7 @@ class Database {
              fmt::format("is damaged ({}); move it away and a new one is begun", reason));
       case SQLITE_BUSY:
       case SQLITE_LOCKED:
+        busy_ = true;
         fail(ErrorCode::io, fmt::format("was held by another process for over {} s; try again",
                                         kPatienceMilliseconds / 1000));
       case SQLITE_FULL:
@@ -121,6 +126,7 @@ class Database {
   };
   fs::path path_;
   std::unique_ptr<sqlite3, Close> database_;
+  mutable bool busy_ = false;
 };
 
 // A statement with its arguments, in order; its rows, column by column.
@@ -178,11 +184,13 @@ class Statement {
   int last_ = 0, column_ = 0;
 };
 
-// Whole or not at all. Takes the right to write at once, so that no other writer comes between.
+// Whole or not at all. To write it takes the right to at once, so that no other writer comes
+// between; to read it sees the file as it is at the first reading.
 class Transaction {
  public:
-  explicit Transaction(const Database& database) : database_(database) {
-    database_.execute("BEGIN IMMEDIATE");
+  enum class Kind { write, read };
+  explicit Transaction(const Database& database, Kind kind = Kind::write) : database_(database) {
+    database_.execute(kind == Kind::write ? "BEGIN IMMEDIATE" : "BEGIN DEFERRED");
   }
   ~Transaction() {
     if (open_) sqlite3_exec(database_.get(), "ROLLBACK", nullptr, nullptr, nullptr);
@@ -206,7 +214,7 @@ int64_t number_of(const Database& database, std::string_view sql) {
 
 // Throws unless the file is a record of runs that this program knows; an empty one is taken too.
 // Returns whether it is empty.
-bool check_format(const Database& database) {
+bool check_format_now(const Database& database) {
   const int64_t application = number_of(database, "PRAGMA application_id");
   const int64_t format = number_of(database, "PRAGMA user_version");
   const int64_t tables = number_of(database, "SELECT count(*) FROM sqlite_master");
@@ -220,6 +228,28 @@ bool check_format(const Database& database) {
                               "another file with --runs",
                               format, kFormat));
   return false;
+}
+
+// The same where no transaction is under way: another process may be making the tables meanwhile.
+bool check_format(const Database& database) {
+  const Transaction reading(database, Transaction::Kind::read);
+  return check_format_now(database);
+}
+
+// Where there are none yet.
+void make_tables(const Database& database) {
+  if (!check_format(database)) return;
+  // Readers go on while one writes, and a commit does not wait for the disk; a file system that
+  // cannot do it keeps its own way.
+  Statement(database, "PRAGMA journal_mode = WAL").next();
+  Transaction whole(database);
+  // Another process may have been faster.
+  if (check_format_now(database)) {
+    database.execute(kSchema);
+    database.execute(fmt::format("PRAGMA application_id = {}", kApplication).c_str());
+    database.execute(fmt::format("PRAGMA user_version = {}", kFormat).c_str());
+  }
+  whole.commit();
 }
 
 // The path as a URI that says that nobody changes the file: for folders that cannot be written,
@@ -284,21 +314,19 @@ RunStore RunStore::open(const fs::path& path) {
                                            path.parent_path().string(), ec.message()));
   auto impl = std::make_unique<Impl>(
       Impl{Database(path, path.string(), SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE)});
-  const Database& database = impl->database;
-  if (check_format(database)) {
-    // Readers go on while one writes, and a commit does not wait for the disk; a file system that
-    // cannot do it keeps its own way.
-    Statement(database, "PRAGMA journal_mode = WAL").next();
-    Transaction whole(database);
-    // Another process may have been faster.
-    if (check_format(database)) {
-      database.execute(kSchema);
-      database.execute(fmt::format("PRAGMA application_id = {}", kApplication).c_str());
-      database.execute(fmt::format("PRAGMA user_version = {}", kFormat).c_str());
+  // While another process makes the tables SQLite says at times that it is busy without waiting.
+  const auto end =
+      std::chrono::steady_clock::now() + std::chrono::milliseconds(kPatienceMilliseconds);
+  for (;;) {
+    try {
+      make_tables(impl->database);
+      break;
+    } catch (const Error&) {
+      if (!impl->database.busy() || std::chrono::steady_clock::now() > end) throw;
+      std::this_thread::sleep_for(std::chrono::milliseconds(10));
     }
-    whole.commit();
   }
-  database.execute("PRAGMA synchronous = NORMAL");
+  impl->database.execute("PRAGMA synchronous = NORMAL");
   return RunStore(std::move(impl));
 }
 
