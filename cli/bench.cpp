@@ -23,6 +23,7 @@
 #include "cli/verbs.h"
 #include "fovea/base/error.h"
 #include "fovea/base/progress.h"
+#include "fovea/base/temporary_folder.h"
 #include "fovea/base/text.h"
 
 namespace fovea::cli {
@@ -44,28 +45,6 @@ struct Options {
   bool without_rivals = false;
   bool quiet = false;
   bool json = false;
-};
-
-// A folder of its own that goes with the object.
-class TemporaryFolder {
- public:
-  TemporaryFolder() {
-    std::string name = (fs::temp_directory_path() / "fovea-bench-XXXXXX").string();
-    if (!mkdtemp(name.data()))
-      throw Error(ErrorCode::io,
-                  fmt::format("[bench] {} cannot be made: {}", name, std::strerror(errno)));
-    path_ = name;
-  }
-  ~TemporaryFolder() {
-    std::error_code ignored;
-    fs::remove_all(path_, ignored);
-  }
-  TemporaryFolder(const TemporaryFolder&) = delete;
-  TemporaryFolder& operator=(const TemporaryFolder&) = delete;
-  const fs::path& path() const { return path_; }
-
- private:
-  fs::path path_;
 };
 
 std::vector<float> read_floats(const fs::path& path) {

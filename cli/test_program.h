@@ -15,6 +15,7 @@
 #include <string>
 #include <vector>
 
+#include "fovea/base/temporary_folder.h"
 #include "fovea/formats/file.h"
 
 namespace fovea::cli {
@@ -36,13 +37,6 @@ class Cli : public testing::Test {
  protected:
   // Runs in the child before the program: sets variables, limits, descriptors.
   using Setting = std::function<void()>;
-
-  void SetUp() override {
-    std::string pattern = (std::filesystem::temp_directory_path() / "fovea_cli_XXXXXX").string();
-    ASSERT_NE(mkdtemp(pattern.data()), nullptr);
-    folder_ = pattern;
-  }
-  void TearDown() override { std::filesystem::remove_all(folder_); }
 
   static Setting environment(const char* name, const char* value) {
     return [=] { setenv(name, value, 1); };
@@ -78,7 +72,8 @@ class Cli : public testing::Test {
     write_file_atomically(folder_ / name, text);
   }
 
-  std::filesystem::path folder_;
+  const TemporaryFolder temporary_;
+  const std::filesystem::path folder_ = temporary_.path();
 };
 
 // Exit code 2, nothing on standard output, and one line on the other that holds all the words.

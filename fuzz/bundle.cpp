@@ -9,6 +9,7 @@
 #include <fstream>
 
 #include "fovea/base/error.h"
+#include "fovea/base/temporary_folder.h"
 #include "fovea/graph/graph_text.h"
 #include "fuzz/property.h"
 
@@ -20,20 +21,12 @@ namespace fs = std::filesystem;
 
 // In memory where the system has such a place: thousands of bundles a second.
 const fs::path& folder() {
-  static const fs::path path = [] {
+  static const TemporaryFolder made = [] {
     std::error_code ignored;
     const fs::path memory = "/dev/shm";
-    const fs::path base = fs::is_directory(memory, ignored) ? memory : fs::temp_directory_path();
-    std::string name = (base / "fovea_fuzz_XXXXXX").string();
-    if (mkdtemp(name.data()) == nullptr) std::abort();
-    static const std::string kept = name;
-    std::atexit([] {
-      std::error_code ec;
-      fs::remove_all(kept, ec);
-    });
-    return fs::path(name);
+    return TemporaryFolder(fs::is_directory(memory, ignored) ? memory : fs::temp_directory_path());
   }();
-  return path;
+  return made.path();
 }
 
 void write_files(std::string_view input) {

@@ -6,6 +6,7 @@
 #include <array>
 
 #include "fovea/base/error.h"
+#include "fovea/formats/xml.h"
 
 namespace fovea {
 namespace {
@@ -32,29 +33,6 @@ constexpr const char* kStyle =
 
 }  // namespace
 
-std::string escaped(std::string_view text) {
-  std::string safe;
-  for (const char c : text) {
-    switch (c) {
-      case '<':
-        safe += "&lt;";
-        break;
-      case '>':
-        safe += "&gt;";
-        break;
-      case '&':
-        safe += "&amp;";
-        break;
-      case '"':
-        safe += "&quot;";
-        break;
-      default:
-        safe += c;
-    }
-  }
-  return safe;
-}
-
 std::string svg_plot(const Plot& plot) {
   FOVEA_ASSERT(!plot.curves.empty() && plot.curves.size() <= kLooks.size());
   const double legend = kLine * static_cast<double>(plot.curves.size());
@@ -65,7 +43,7 @@ std::string svg_plot(const Plot& plot) {
   std::string svg = fmt::format(
       "<svg class=\"plot\" xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {:.0f} {:.0f}\" "
       "role=\"img\" aria-label=\"{}\">{}\n<text class=\"title\" x=\"{}\" y=\"18\">{}</text>\n",
-      kWidth, total, escaped(plot.title), kStyle, kLeft, escaped(plot.title));
+      kWidth, total, xml_escaped(plot.title), kStyle, kLeft, xml_escaped(plot.title));
   for (int i = 0; i <= 4; ++i) {
     const double v = i / 4.0;
     svg += fmt::format(
@@ -76,11 +54,11 @@ std::string svg_plot(const Plot& plot) {
         bottom + 17, 100 * v);
   }
   svg += fmt::format("<text x=\"{:.1f}\" y=\"{:.1f}\" text-anchor=\"middle\">{}</text>\n", px(0.5),
-                     bottom + 36, escaped(plot.x_label));
+                     bottom + 36, xml_escaped(plot.x_label));
   svg += fmt::format(
       "<text x=\"14\" y=\"{:.1f}\" text-anchor=\"middle\" transform=\"rotate(-90 14 {:.1f})\">"
       "{}</text>\n",
-      py(0.5), py(0.5), escaped(plot.y_label));
+      py(0.5), py(0.5), xml_escaped(plot.y_label));
 
   for (size_t c = 0; c < plot.curves.size(); ++c) {
     const PlotCurve& curve = plot.curves[c];
@@ -109,7 +87,7 @@ std::string svg_plot(const Plot& plot) {
         "<line x1=\"{:.1f}\" x2=\"{:.1f}\" y1=\"{:.1f}\" y2=\"{:.1f}\" stroke=\"{}\" "
         "stroke-width=\"2.5\" stroke-dasharray=\"{}\"/><text x=\"{:.1f}\" y=\"{:.1f}\">{}</text>\n",
         kLeft, kLeft + 34, y, y, kLooks[c].colour, kLooks[c].dash, kLeft + 42, y + 4,
-        escaped(curve.name));
+        xml_escaped(curve.name));
   }
   return svg + "</svg>\n";
 }

@@ -22,7 +22,4 @@ struct Plot {
 // dark surroundings they can be read. At most six curves.
 std::string svg_plot(const Plot& plot);
 
-// Text for HTML and SVG: < > & " replaced.
-std::string escaped(std::string_view text);
-
 }  // namespace fovea

@@ -7,6 +7,7 @@
 
 #include "fovea/explain/colour_scale.h"
 #include "fovea/explain/curve_plot.h"
+#include "fovea/formats/xml.h"
 
 namespace fovea {
 namespace {
@@ -71,7 +72,7 @@ std::string scale_bar(Range range) {
 std::string figure(const Image& image, const std::string& alt, const std::string& below,
                    const std::string& caption) {
   return fmt::format("<figure><img src=\"{}\" alt=\"{}\">{}<figcaption>{}</figcaption></figure>\n",
-                     data_uri(image), escaped(alt), below, caption);
+                     data_uri(image), xml_escaped(alt), below, caption);
 }
 
 std::string heat_figure(const ExplainReport& report, const ExplainedImage& of,
@@ -92,7 +93,7 @@ std::string bars(const ExplainReport& report, const Explanation& e) {
     html += fmt::format(
         "<div class=\"bar{}\"><div><b>{}</b><span>{:.1f}&nbsp;%</span></div><span "
         "class=\"track\"><i style=\"width:{:.1f}%\"></i></span></div>",
-        c == order[0] ? " top" : "", escaped(class_name(report, c)), 100 * p(c), 100 * p(c));
+        c == order[0] ? " top" : "", xml_escaped(class_name(report, c)), 100 * p(c), 100 * p(c));
   return html + "</div>\n";
 }
 
@@ -101,8 +102,8 @@ std::string heads(const ExplainReport& report, const ExplainedImage& of) {
   std::string html = "<div class=\"heads\">";
   for (size_t l = 0; l < of.explanation.layers.size(); ++l) {
     const Explanation::Layer& layer = of.explanation.layers[l];
-    html += fmt::format("<div class=\"layer\"><span title=\"{}\">{}</span>", escaped(layer.name),
-                        l + 1);
+    html += fmt::format("<div class=\"layer\"><span title=\"{}\">{}</span>",
+                        xml_escaped(layer.name), l + 1);
     for (size_t h = 0; h < layer.heads.size(); ++h)
       html +=
           fmt::format("<img src=\"{}\" alt=\"layer {} head {}\">",
@@ -121,18 +122,18 @@ std::string example(const ExplainReport& report, const ExplainedImage& of) {
   std::string verdict;
   if (!of.truth.empty())
     verdict = of.truth == predicted
-                  ? fmt::format("<span class=\"right\">&#10003; {}</span>", escaped(predicted))
+                  ? fmt::format("<span class=\"right\">&#10003; {}</span>", xml_escaped(predicted))
                   : fmt::format("<span class=\"wrong\">&#10007; {}, truly {}</span>",
-                                escaped(predicted), escaped(of.truth));
+                                xml_escaped(predicted), xml_escaped(of.truth));
   else
-    verdict = fmt::format("<span>{}</span>", escaped(predicted));
+    verdict = fmt::format("<span>{}</span>", xml_escaped(predicted));
   return fmt::format(
       "<article><header><h2>{}</h2>{}</header><div class=\"row\">\n{}{}{}{}{}</div></article>\n",
-      escaped(of.name), verdict, figure(enlarged(of.image, kSide), "the input", "", "Input"),
+      xml_escaped(of.name), verdict, figure(enlarged(of.image, kSide), "the input", "", "Input"),
       bars(report, e), heat_figure(report, of, e.rollout, "Attention rollout"),
       heat_figure(report, of, e.gradient_rollout,
                   fmt::format("Gradient-weighted rollout, for <b>{}</b>",
-                              escaped(class_name(report, e.explained)))),
+                              xml_escaped(class_name(report, e.explained)))),
       heads(report, of));
 }
 
@@ -160,7 +161,7 @@ std::string faithfulness_section(const ExplainReport& report) {
       "in their place. Deletion: the sooner the probability of the class falls, the better. "
       "Insertion, from nothing to the whole image: the sooner it rises, the better. Bands and "
       "&plusmn; are standard errors over the images.</p><div class=\"plots\">",
-      f.images, f.steps, f.random_orders, escaped(report.removed));
+      f.images, f.steps, f.random_orders, xml_escaped(report.removed));
   for (const Plot& plot : faithfulness_plots(f)) html += svg_plot(plot);
   html +=
       "</div><div class=\"wide\"><table><tr><th>area under the curve</th><th>deletion, highest "
@@ -239,8 +240,8 @@ std::string explain_page(const ExplainReport& report) {
       "name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n<title>Where {} "
       "looks</title>\n<style>{}{}</style></head><body><main>\n<h1>Where {} looks</h1>\n<p "
       "class=\"soft\">{}</p>\n",
-      kPageMark, escaped(report.model), kStyle, ramp_style(), escaped(report.model),
-      escaped(report.about));
+      kPageMark, xml_escaped(report.model), kStyle, ramp_style(), xml_escaped(report.model),
+      xml_escaped(report.about));
   html += fmt::format(
       "<p>Light means more. 1x is an even share: what each of the {} tokens would get if all "
       "counted the same; each picture has its own scale. <b>Attention rollout</b> follows "

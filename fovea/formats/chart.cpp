@@ -7,6 +7,8 @@
 #include <cmath>
 #include <string_view>
 
+#include "fovea/formats/xml.h"
+
 namespace fovea {
 
 namespace {
@@ -26,23 +28,6 @@ constexpr std::array<Style, 6> kStyles = {{{"#0072b2", ""},
                                            {"#e69f00", ""},
                                            {"#56b4e9", "7 3"}}};
 const Style& style_of(size_t kind) { return kStyles[kind % kStyles.size()]; }
-
-std::string escaped(std::string_view text) {
-  std::string out;
-  for (const char c : text) {
-    if (c == '&')
-      out += "&amp;";
-    else if (c == '<')
-      out += "&lt;";
-    else if (c == '>')
-      out += "&gt;";
-    else if (c == '"')
-      out += "&quot;";
-    else
-      out += static_cast<unsigned char>(c) < 0x20 ? ' ' : c;
-  }
-  return out;
-}
 
 // Bytes of the character that begins the text; 0 where it is no UTF-8 that XML takes.
 size_t character_bytes(std::string_view text) {
@@ -68,7 +53,7 @@ std::string text_of(std::string_view text, size_t most) {
   std::vector<std::string> characters;
   while (!text.empty()) {
     const size_t bytes = character_bytes(text);
-    characters.push_back(bytes ? escaped(text.substr(0, bytes)) : "\xef\xbf\xbd");
+    characters.push_back(bytes ? xml_escaped(text.substr(0, bytes)) : "\xef\xbf\xbd");
     text.remove_prefix(std::max<size_t>(bytes, 1));
   }
   const bool whole = characters.size() <= most;

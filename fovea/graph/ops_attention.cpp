@@ -6,6 +6,7 @@
 
 #include "fovea/graph/attention_links.h"
 #include "fovea/graph/gradient.h"
+#include "fovea/graph/head_values.h"
 #include "fovea/graph/op.h"
 #include "fovea/graph/ops.h"
 
@@ -111,14 +112,6 @@ Size attention_links_flops(const Graph& g, const Node& n, int64_t products) {
 }
 Size attention_flops(const Graph& g, const Node& n) { return attention_links_flops(g, n, 2); }
 Size attention_grad_flops(const Graph& g, const Node& n) { return attention_links_flops(g, n, 5); }
-
-// [B,T,H*D] -> [B,Hkv,G,T,D], with G query heads for each key/value head.
-Value split_heads(Graph& g, Value x, int64_t groups, int64_t in_group) {
-  const Shape s = g.shape(x);
-  const Size d = s[2].constant() / (groups * in_group);
-  const Value v = ops::reshape(g, x, {s[0], s[1], groups, in_group, d});
-  return ops::transpose(g, v, {0, 2, 3, 1, 4});
-}
 
 // q, k and v as three values in the type in which sums are formed.
 Values wide_operands(Graph& g, std::span<const Value> in, const AttentionAttrs& a) {

@@ -23,8 +23,6 @@ constexpr int64_t kKeyBlock = 64;    // of the products
 constexpr int64_t kKeySpan = 512;    // keys whose gradients stand in scratch (in L2) at a time
 constexpr int64_t kQueryBlock = 48;  // about; a multiple of the lanes
 
-constexpr int64_t kMostLaneRows = 6;  // of LaneKeys
-
 struct BackwardTask {
   const AttentionProblem& problem;
   const AttentionBackwardArgs& args;
@@ -66,7 +64,7 @@ struct BackwardLayout {
     dq = scratch.take(converted ? p.heads / p.kv_heads * p.tq * p.head_dim : 0);
     lse = scratch.take(width);
     delta = scratch.take(width);
-    lane_keys = scratch.take(kMostLaneRows * width);
+    lane_keys = scratch.take(kLaneRows * width);
     slopes = scratch.take(p.soft_cap > 0 ? keys * width : 0);
     deltas = scratch.take(p.heads / p.kv_heads * p.tq);
     total = scratch.used();

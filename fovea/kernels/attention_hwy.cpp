@@ -17,8 +17,6 @@ namespace fovea::attention_detail {
 namespace {
 
 constexpr int64_t kKeyBlock = 128;
-constexpr int64_t kMostLaneRows = 6;  // of LaneKeys
-
 // Queries of one head are cut into panels of at most three vectors, of nearly equal width. Where
 // there are blocks of links, a panel lies in one block and has up to four.
 struct Panels {
@@ -58,7 +56,7 @@ struct ForwardLayout {
       return (n + panels.lanes - 1) / panels.lanes * panels.lanes;
     };
     width = panels.most * panels.lanes;
-    panel = width * (p.head_dim + p.value_dim + 4 + kMostLaneRows);
+    panel = width * (p.head_dim + p.value_dim + 4 + kLaneRows);
     scores = std::min(panels.per_task, panels.count) * panel;
     const bool converted = p.dtype != DType::f32;
     const bool copy_k = converted || scattered(p.k, p.head_dim);

@@ -33,10 +33,8 @@ struct LaneKeys {
   int32_t* phase = nullptr;
   int32_t dilation = 1;
 
-  // Rows of `width` numbers each, in floats.
-  static int64_t rows(const AttentionProblem& p) { return attention_detail::has_gaps(p) ? 6 : 2; }
-
   LaneKeys() = default;
+  // room: kLaneRows rows of `width` numbers, of which two are used where there are no gaps.
   LaneKeys(const AttentionProblem& p, float* room, int64_t width) {
     auto* at = reinterpret_cast<int32_t*>(room);
     begin = at;

@@ -80,6 +80,9 @@ class Seen {
   const int32_t* const starts_;
 };
 
+// Numbers that say which keys one query sees, where there are gaps.
+constexpr int64_t kLaneRows = 6;
+
 // Whether a query's keys are more than one range without gaps.
 inline bool has_gaps(const AttentionProblem& p) {
   return p.dilation > 1 || p.global_tokens > 0 || p.prefix > 0;
