@@ -5,8 +5,12 @@
 // Highway's baseline without SIMD gets no kernel (FOVEA_SIMD is 0): there "ref" serves.
 #pragma once
 
-// SSSE3 gains nothing over "ref" that anybody runs; AVX3_DL adds nothing that fp32 uses.
-#define HWY_DISABLED_TARGETS (HWY_SSSE3 | HWY_AVX3_DL)
+// SSSE3 gains nothing over "ref" that anybody runs; AVX3_DL adds nothing that fp32 uses. A build may
+// leave out more (the CMake option FOVEA_ONLY_TARGET).
+#ifndef FOVEA_LEFT_OUT_TARGETS
+#define FOVEA_LEFT_OUT_TARGETS 0
+#endif
+#define HWY_DISABLED_TARGETS (HWY_SSSE3 | HWY_AVX3_DL | FOVEA_LEFT_OUT_TARGETS)
 #include "hwy/detect_targets.h"
 
 // Before a loop of at most 32 steps, a number known to the compiler: no loop is left of it.
