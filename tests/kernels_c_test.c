@@ -57,7 +57,7 @@ static void test_attention(fovea_pool* pool) {
     problem.causal = causal;
     fovea_attention* plan = NULL;
     CHECK(fovea_attention_plan(&problem, pool, &plan) == FOVEA_OK);
-    fovea_attention_args args = {q, k, v, out, lse, NULL};
+    fovea_attention_args args = {.q = q, .k = k, .v = v, .out = out, .lse = lse};
     CHECK(fovea_attention_run(plan, &args) == FOVEA_OK);
     CHECK(strlen(fovea_attention_kernel(plan)) > 0);
     double expected[N];
@@ -77,7 +77,15 @@ static void test_attention(fovea_pool* pool) {
     fill(weight, N, 4);
     fovea_attention_backward* backward = NULL;
     CHECK(fovea_attention_backward_plan(&problem, pool, &backward) == FOVEA_OK);
-    const fovea_attention_backward_args back = {q, k, v, out, lse, weight, dq, dk, dv, NULL};
+    const fovea_attention_backward_args back = {.q = q,
+                                                .k = k,
+                                                .v = v,
+                                                .out = out,
+                                                .lse = lse,
+                                                .dout = weight,
+                                                .dq = dq,
+                                                .dk = dk,
+                                                .dv = dv};
     CHECK(fovea_attention_backward_run(backward, &back) == FOVEA_OK);
     CHECK(strlen(fovea_attention_backward_kernel(backward)) > 0);
     fovea_attention_backward_destroy(backward);
@@ -122,8 +130,11 @@ static void test_packed_attention_and_lengths(fovea_pool* pool) {
         fovea_attention_problem_of(B, T, H, D, layout ? FOVEA_HEAD_MAJOR : FOVEA_PACKED);
     fovea_attention* plan = NULL;
     CHECK(fovea_attention_plan(&problem, pool, &plan) == FOVEA_OK);
-    const fovea_attention_args args = {
-        layout ? q : pq, layout ? k : pk, layout ? v : pv, layout ? major : packed, NULL, lengths};
+    const fovea_attention_args args = {.q = layout ? q : pq,
+                                       .k = layout ? k : pk,
+                                       .v = layout ? v : pv,
+                                       .out = layout ? major : packed,
+                                       .links = {.key_lengths = lengths}};
     CHECK(fovea_attention_run(plan, &args) == FOVEA_OK);
     fovea_attention_destroy(plan);
   }
@@ -270,6 +281,151 @@ static void test_linear(fovea_pool* pool) {
   fovea_linear_grad_weight_destroy(grad);
 }
 
+// Each kind of link against the mask that says the same, a bias against the scores it changes, and
+// a cache of int8 in pages against the numbers that it stands for.
+static void test_links(fovea_pool* pool) {
+  enum { TOKENS = 16, WIDTH = 2 * D, SIZE = TOKENS * WIDTH };
+  float q[SIZE], k[SIZE], v[SIZE];
+  fill(q, SIZE, 1);
+  fill(k, SIZE, 2);
+  fill(v, SIZE, 3);
+  fovea_attention_problem dense = fovea_attention_problem_of(1, TOKENS, 2, D, FOVEA_PACKED);
+  fovea_attention_problem problem = dense;
+  problem.causal = 1;
+  problem.window_left = 4;
+  problem.dilation = 2;
+  problem.global_tokens = 1;
+  problem.prefix = 3;
+  problem.documents = 2;
+  const int32_t starts[3] = {0, 9, TOKENS};
+  uint8_t mask[TOKENS * TOKENS];
+  float bias[TOKENS * TOKENS], distance_bias[2 * (2 * TOKENS - 1)], sinks[2] = {-60, -60};
+  for (int i = 0; i < TOKENS; ++i)
+    for (int j = 0; j < TOKENS; ++j) {
+      const int near = j <= i && (j < 1 || i < 1 || (i - j <= 4 && (i - j) % 2 == 0));
+      mask[i * TOKENS + j] = (i < 9) == (j < 9) && (j < 3 || near);
+      bias[i * TOKENS + j] = 0.1f * (float)(j - i);
+    }
+  for (int n = 0; n < 2 * TOKENS - 1; ++n)
+    distance_bias[n] = distance_bias[n + 2 * TOKENS - 1] = 0.1f * (float)(n - TOKENS + 1);
+  float by_rule[SIZE], by_mask[SIZE];
+  for (int step = 0; step < 2; ++step) {
+    fovea_attention_problem p = step ? dense : problem;
+    const uint8_t block = 1;
+    p.sink = 1;  // so low that they change nothing
+    if (step) {
+      p.mask = p.bias = 1;
+      p.mask_plane.query = p.bias_plane.query = TOKENS;
+    } else {
+      p.distance_bias = 1;
+      p.block = 16;
+      p.block_plane.query = 1;
+    }
+    fovea_attention* plan = NULL;
+    CHECK(fovea_attention_plan(&p, pool, &plan) == FOVEA_OK);
+    fovea_attention_args args = {.q = q, .k = k, .v = v, .out = step ? by_mask : by_rule};
+    CHECK(fovea_attention_run(plan, &args) == FOVEA_INVALID_ARGUMENT);
+    CHECK(strstr(fovea_message(), step ? "links.mask with mask" : "links.document_starts") != NULL);
+    args.links.sinks = sinks;
+    if (step) {
+      args.links.mask = mask;
+      args.links.bias = bias;
+    } else {
+      args.links.document_starts = starts;
+      args.links.distance_bias = distance_bias;
+      args.links.blocks = &block;
+    }
+    CHECK(fovea_attention_run(plan, &args) == FOVEA_OK);
+    fovea_attention_destroy(plan);
+  }
+  for (int i = 0; i < SIZE; ++i) NEAR(by_rule[i], by_mask[i], 1e-5);
+
+  // Pages of four tokens in reverse order.
+  int8_t k8[SIZE], v8[SIZE];
+  float k_scale[2 * TOKENS], v_scale[2 * TOKENS], k_wide[SIZE], v_wide[SIZE];
+  int32_t pages[4] = {3, 2, 1, 0};
+  for (int t = 0; t < TOKENS; ++t) {
+    const int from = (3 - t / 4) * 4 + t % 4;  // where the cache has it
+    for (int h = 0; h < 2; ++h) {
+      k_scale[from * 2 + h] = v_scale[from * 2 + h] = 1.0f / 127;
+      for (int d = 0; d < D; ++d) {
+        const int at = t * WIDTH + h * D + d, in_cache = from * WIDTH + h * D + d;
+        k8[in_cache] = (int8_t)lrintf(k[at] * 127);
+        v8[in_cache] = (int8_t)lrintf(v[at] * 127);
+        k_wide[at] = (float)k8[in_cache] / 127;
+        v_wide[at] = (float)v8[in_cache] / 127;
+      }
+    }
+  }
+  float from_cache[WIDTH], expected[WIDTH];
+  for (int step = 0; step < 2; ++step) {
+    fovea_attention_problem p = dense;
+    p.tq = 1;
+    p.kv_type = step ? FOVEA_SAME : FOVEA_I8;
+    p.page_tokens = step ? 0 : 4;
+    fovea_attention_dense(&p, FOVEA_PACKED);
+    fovea_attention* plan = NULL;
+    CHECK(fovea_attention_plan(&p, pool, &plan) == FOVEA_OK);
+    fovea_attention_args args = {.q = q,
+                                 .k = step ? (const void*)k_wide : (const void*)k8,
+                                 .v = step ? (const void*)v_wide : (const void*)v8,
+                                 .out = step ? expected : from_cache};
+    if (!step) {
+      args.pages = pages;
+      CHECK(fovea_attention_run(plan, &args) == FOVEA_INVALID_ARGUMENT);
+      CHECK(strstr(fovea_message(), "k_scale with a cache of i8") != NULL);
+      args.k_scale = k_scale;
+      args.v_scale = v_scale;
+    }
+    CHECK(fovea_attention_run(plan, &args) == FOVEA_OK);
+    fovea_attention_destroy(plan);
+  }
+  for (int i = 0; i < WIDTH; ++i) NEAR(from_cache[i], expected[i], 1e-4);
+
+  // The gradient of a sink and of a distance: what changes when they move.
+  fovea_attention_problem p = dense;
+  p.sink = p.distance_bias = 1;
+  p.causal = 1;
+  sinks[0] = 0.3f;
+  sinks[1] = -0.2f;
+  float lse[2 * TOKENS], dq[SIZE], dk[SIZE], dv[SIZE], dsinks[2], ddistance[2 * (2 * TOKENS - 1)];
+  const fovea_attention_links links = {.distance_bias = distance_bias, .sinks = sinks};
+  fovea_attention* plan = NULL;
+  fovea_attention_backward* backward = NULL;
+  CHECK(fovea_attention_plan(&p, pool, &plan) == FOVEA_OK);
+  CHECK(fovea_attention_backward_plan(&p, pool, &backward) == FOVEA_OK);
+  fovea_attention_args args = {.q = q, .k = k, .v = v, .out = by_rule, .lse = lse, .links = links};
+  CHECK(fovea_attention_run(plan, &args) == FOVEA_OK);
+  const fovea_attention_backward_args back = {.q = q,
+                                              .k = k,
+                                              .v = v,
+                                              .out = by_rule,
+                                              .lse = lse,
+                                              .dout = v,  // any weights
+                                              .dq = dq,
+                                              .dk = dk,
+                                              .dv = dv,
+                                              .links = links,
+                                              .ddistance_bias = ddistance,
+                                              .dsinks = dsinks};
+  CHECK(fovea_attention_backward_run(backward, &back) == FOVEA_OK);
+  float* moved[2] = {&sinks[1], &distance_bias[TOKENS - 3]};
+  const float gradient[2] = {dsinks[1], ddistance[TOKENS - 3]};
+  for (int which = 0; which < 2; ++which) {
+    const float kept = *moved[which], h = 0.02f;
+    double sums[2] = {0, 0};
+    for (int side = 0; side < 2; ++side) {
+      *moved[which] = kept + (side ? h : -h);
+      CHECK(fovea_attention_run(plan, &args) == FOVEA_OK);
+      for (int i = 0; i < SIZE; ++i) sums[side] += (double)v[i] * (double)by_rule[i];
+    }
+    *moved[which] = kept;
+    NEAR(gradient[which], (sums[1] - sums[0]) / (2 * (double)h), 1e-3);
+  }
+  fovea_attention_destroy(plan);
+  fovea_attention_backward_destroy(backward);
+}
+
 static void test_refusals(fovea_pool* pool) {
   fovea_attention* plan = (fovea_attention*)&failures;
   fovea_attention_problem problem = fovea_attention_problem_of(1, 4, 3, 8, FOVEA_PACKED);
@@ -285,6 +441,13 @@ static void test_refusals(fovea_pool* pool) {
   problem.type = (fovea_type)9;
   CHECK(fovea_attention_plan(&problem, pool, &plan) == FOVEA_INVALID_ARGUMENT);
   CHECK(strstr(fovea_message(), "fovea_type, got 9") != NULL);
+  problem.type = FOVEA_I8;
+  CHECK(fovea_attention_plan(&problem, pool, &plan) == FOVEA_INVALID_ARGUMENT);
+  CHECK(strstr(fovea_message(), "expected f32, f64 or bf16") != NULL);
+  problem.type = FOVEA_F32;
+  problem.align = (fovea_align)7;
+  CHECK(fovea_attention_plan(&problem, pool, &plan) == FOVEA_INVALID_ARGUMENT);
+  CHECK(strstr(fovea_message(), "fovea_align, got 7") != NULL);
   fovea_attention_dense(&problem, FOVEA_HEAD_MAJOR);
   fovea_attention_dense(NULL, FOVEA_PACKED);
 
@@ -319,6 +482,7 @@ int main(void) {
   CHECK(fovea_pool_threads(pool) == 2);
   test_attention(pool);
   test_packed_attention_and_lengths(pool);
+  test_links(pool);
   test_softmax(pool);
   test_norm(pool);
   test_linear(pool);

@@ -165,6 +165,9 @@ namespace attention_detail {
 // Throws Error{invalid_argument} naming what is wrong. backward: the strides of gradients count
 // too.
 void check(const AttentionProblem& problem, bool backward);
+// The same for memory that a run needs and that is not given (log-sum-exps of forward aside).
+void check_memory(const AttentionProblem& problem, const AttentionArgs& args);
+void check_memory(const AttentionProblem& problem, const AttentionBackwardArgs& args);
 
 // Row (b, t, h) of an array.
 template <class T>

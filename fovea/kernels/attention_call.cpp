@@ -22,7 +22,7 @@ void check_links(const AttentionProblem& p, const AttentionLinks& links) {
 }
 
 template <class Args>
-void check_inputs(const AttentionProblem& p, const Args& args) {
+void check_operands(const AttentionProblem& p, const Args& args) {
   need(args.q, "q");
   need(args.k, "k");
   need(args.v, "v");
@@ -40,21 +40,37 @@ void call(std::span<const Kernel<AttentionProblem, Args>> kernels, const Attenti
 
 }  // namespace
 
-void attention(const AttentionProblem& problem, const AttentionArgs& args, ThreadPool* pool) {
-  check_inputs(problem, args);
-  if (problem.want_lse) need(args.lse, "lse", "want_lse");
-  if (problem.page_tokens > 0) need(args.pages, "pages", "page_tokens");
-  call(attention_kernels(), problem, args, pool, "attention");
+namespace attention_detail {
+
+void check_memory(const AttentionProblem& p, const AttentionArgs& args) {
+  check_operands(p, args);
+  if (p.page_tokens > 0) need(args.pages, "pages", "page_tokens");
+  if (p.kv_dtype == DType::i8) {
+    need(args.k_scale, "k_scale", "a cache of i8");
+    need(args.v_scale, "v_scale", "a cache of i8");
+  }
 }
 
-void attention_backward(const AttentionProblem& problem, const AttentionBackwardArgs& args,
-                        ThreadPool* pool) {
-  check_inputs(problem, args);
+void check_memory(const AttentionProblem& p, const AttentionBackwardArgs& args) {
+  check_operands(p, args);
   need(args.lse, "lse");
   need(args.dout, "dout");
   need(args.dq, "dq");
   need(args.dk, "dk");
   need(args.dv, "dv");
+}
+
+}  // namespace attention_detail
+
+void attention(const AttentionProblem& problem, const AttentionArgs& args, ThreadPool* pool) {
+  attention_detail::check_memory(problem, args);
+  if (problem.want_lse) need(args.lse, "lse", "want_lse");
+  call(attention_kernels(), problem, args, pool, "attention");
+}
+
+void attention_backward(const AttentionProblem& problem, const AttentionBackwardArgs& args,
+                        ThreadPool* pool) {
+  attention_detail::check_memory(problem, args);
   call(attention_backward_kernels(), problem, args, pool, "attention_backward");
 }
 

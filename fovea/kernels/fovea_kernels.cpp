@@ -1,30 +1,22 @@
 #include "fovea/kernels/fovea_kernels.h"
 
-#include <cmath>
-#include <new>
 #include <string>
 
-#include "fovea/base/aligned.h"
 #include "fovea/base/build_info.h"
-#include "fovea/base/error.h"
-#include "fovea/kernels/attention.h"
+#include "fovea/kernels/c_interface.h"
 #include "fovea/kernels/linear.h"
 #include "fovea/kernels/norm.h"
-#include "fovea/kernels/planned.h"
 #include "fovea/kernels/softmax.h"
-
-struct fovea_pool {
-  explicit fovea_pool(int threads) : pool(threads) {}
-  fovea::ThreadPool pool;
-};
 
 namespace {
 
-using fovea::DType;
-using fovea::Error;
-using fovea::ErrorCode;
+using namespace fovea::c_interface;
 
 thread_local std::string last_message;
+
+}  // namespace
+
+namespace fovea::c_interface {
 
 fovea_status failed(fovea_status status, const char* what) noexcept {
   try {
@@ -46,92 +38,9 @@ fovea_status status_of(ErrorCode code) {
   }
 }
 
-// No exception passes into C.
-template <class F>
-fovea_status guarded(F&& body) noexcept {
-  try {
-    body();
-    return FOVEA_OK;
-  } catch (const Error& e) {
-    return failed(status_of(e.code()), e.what());
-  } catch (const std::bad_alloc&) {
-    return failed(FOVEA_OUT_OF_MEMORY, "[kernels] out of memory; a smaller problem needs less");
-  } catch (const std::exception& e) {
-    return failed(FOVEA_INTERNAL, e.what());
-  } catch (...) {
-    return failed(FOVEA_INTERNAL, "[kernels] an unknown exception");
-  }
-}
+}  // namespace fovea::c_interface
 
-[[noreturn]] void wrong(const std::string& what) {
-  throw Error(ErrorCode::invalid_argument, "[kernels] " + what);
-}
-
-void need(const void* pointer, const char* name) {
-  if (!pointer) wrong(std::string("expected ") + name + ", got NULL");
-}
-
-void at_least(int64_t value, int64_t least, const char* name) {
-  if (value < least)
-    wrong(std::string("expected ") + name + " of at least " + std::to_string(least) + ", got " +
-          std::to_string(value));
-}
-
-DType type_of(fovea_type type) {
-  switch (type) {
-    case FOVEA_F32:
-      return DType::f32;
-    case FOVEA_F64:
-      return DType::f64;
-    case FOVEA_BF16:
-      return DType::bf16;
-  }
-  wrong("expected a fovea_type, got " + std::to_string(static_cast<int>(type)));
-}
-
-// What C holds: a plan with its memory, and what pack() wrote.
-template <class Args>
-struct Planned : fovea::Planned<Args> {
-  fovea::AlignedBuffer packed;
-};
-
-template <class Plan, class Problem, class Args>
-void make_plan(std::span<const fovea::Kernel<Problem, Args>> kernels, const Problem& problem,
-               fovea_pool* pool, const char* family, Plan** out) {
-  auto planned = std::make_unique<Plan>();
-  static_cast<fovea::Planned<Args>&>(*planned) =
-      fovea::make_planned(kernels, problem, pool->pool, family);
-  *out = planned.release();
-}
-
-fovea::AttentionStrides strides_of(const fovea_strides& s) { return {s.batch, s.token, s.head}; }
-
-fovea::AttentionProblem attention_of(const fovea_attention_problem& p) {
-  fovea::AttentionProblem a;
-  a.dtype = type_of(p.type);
-  a.batch = p.batch;
-  a.tq = p.tq;
-  a.tk = p.tk;
-  a.heads = p.heads;
-  a.kv_heads = p.kv_heads;
-  a.heads_kept = p.heads_kept;
-  a.head_dim = p.head_dim;
-  a.value_dim = p.value_dim;
-  a.scale = p.scale;
-  a.causal = p.causal != 0;
-  a.window_left = p.window_left;
-  a.window_right = p.window_right;
-  a.want_lse = true;
-  a.q = strides_of(p.q);
-  a.k = strides_of(p.k);
-  a.v = strides_of(p.v);
-  a.out = strides_of(p.out);
-  a.dq = strides_of(p.dq);
-  a.dk = strides_of(p.dk);
-  a.dv = strides_of(p.dv);
-  a.dout = strides_of(p.dout);
-  return a;
-}
+namespace {
 
 fovea::SoftmaxProblem softmax_of(const fovea_softmax_problem& p) {
   at_least(p.rows, 0, "rows");
@@ -144,7 +53,7 @@ fovea::NormProblem norm_of(const fovea_norm_problem& p) {
   at_least(p.rows, 0, "rows");
   at_least(p.cols, 1, "cols");
   if (!(p.epsilon >= 0)) wrong("expected an epsilon of at least 0");
-  const DType type = type_of(p.type);
+  const fovea::DType type = type_of(p.type);
   return {p.rms ? fovea::NormOp::rms_norm : fovea::NormOp::layer_norm,
           type,
           p.rows,
@@ -184,34 +93,18 @@ fovea::LinearProblem linear_of(const fovea_linear_problem& p) {
   return l;
 }
 
-// What every fovea_X_plan() does: `problem_of` turns a C problem into the kernels' own.
-template <class Plan, class CProblem, class Problem, class Args>
-fovea_status plan(const CProblem* problem, fovea_pool* pool, Plan** out,
-                  Problem (*problem_of)(const CProblem&),
-                  std::span<const fovea::Kernel<Problem, Args>> (*kernels)(), const char* family) {
-  return guarded([&] {
-    need(problem, "a problem");
-    need(pool, "a pool");
-    need(out, "a place for the plan");
-    *out = nullptr;
-    make_plan(kernels(), problem_of(*problem), pool, family, out);
-  });
-}
-
 }  // namespace
 
-struct fovea_attention : Planned<fovea::AttentionArgs> {};
-struct fovea_attention_backward : Planned<fovea::AttentionBackwardArgs> {};
-struct fovea_softmax : Planned<fovea::SoftmaxArgs> {};
-struct fovea_softmax_backward : Planned<fovea::SoftmaxGradArgs> {};
-struct fovea_norm : Planned<fovea::NormArgs> {};
-struct fovea_norm_backward : Planned<fovea::NormGradArgs> {
+struct fovea_softmax : CPlan<fovea::SoftmaxArgs> {};
+struct fovea_softmax_backward : CPlan<fovea::SoftmaxGradArgs> {};
+struct fovea_norm : CPlan<fovea::NormArgs> {};
+struct fovea_norm_backward : CPlan<fovea::NormGradArgs> {
   bool rms = false;
 };
-struct fovea_linear : Planned<fovea::LinearArgs> {
+struct fovea_linear : CPlan<fovea::LinearArgs> {
   bool bias = false, residual = false;
 };
-struct fovea_linear_grad_weight : Planned<fovea::LinearGradWeightArgs> {
+struct fovea_linear_grad_weight : CPlan<fovea::LinearGradWeightArgs> {
   bool bias = false;
 };
 
@@ -234,104 +127,6 @@ fovea_status fovea_pool_create(int threads, fovea_pool** pool) {
 }
 void fovea_pool_destroy(fovea_pool* pool) { delete pool; }
 int fovea_pool_threads(const fovea_pool* pool) { return pool ? pool->pool.threads() : 0; }
-
-void fovea_attention_dense(fovea_attention_problem* problem, fovea_layout layout) {
-  if (!problem) return;
-  fovea_attention_problem sizes = *problem;
-  sizes.type = FOVEA_F32;  // strides know no type, and a wrong one is for the plan to refuse
-  fovea::AttentionProblem a = attention_of(sizes);
-  fovea::set_dense_strides(a, layout == FOVEA_PACKED);
-  const auto copy = [](const fovea::AttentionStrides& s) {
-    return fovea_strides{s.batch, s.token, s.head};
-  };
-  problem->q = copy(a.q);
-  problem->k = copy(a.k);
-  problem->v = copy(a.v);
-  problem->out = copy(a.out);
-  problem->dq = copy(a.dq);
-  problem->dk = copy(a.dk);
-  problem->dv = copy(a.dv);
-  problem->dout = copy(a.dout);
-}
-
-fovea_attention_problem fovea_attention_problem_of(int64_t batch, int64_t tokens, int64_t heads,
-                                                   int64_t head_dim, fovea_layout layout) {
-  fovea_attention_problem p = {};
-  p.type = FOVEA_F32;
-  p.batch = batch;
-  p.tq = p.tk = tokens;
-  p.heads = p.kv_heads = p.heads_kept = heads;
-  p.head_dim = p.value_dim = head_dim;
-  p.scale = head_dim > 0 ? 1 / std::sqrt(static_cast<double>(head_dim)) : 0;
-  p.window_left = p.window_right = -1;
-  fovea_attention_dense(&p, layout);
-  return p;
-}
-
-fovea_status fovea_attention_plan(const fovea_attention_problem* problem, fovea_pool* pool,
-                                  fovea_attention** out) {
-  return plan(problem, pool, out, attention_of, fovea::attention_kernels, "attention");
-}
-fovea_status fovea_attention_run(fovea_attention* plan, const fovea_attention_args* a) {
-  return guarded([&] {
-    need(plan, "a plan");
-    need(a, "args");
-    need(a->q, "q");
-    need(a->k, "k");
-    need(a->v, "v");
-    need(a->out, "out");
-    fovea::AttentionArgs args;
-    args.q = a->q;
-    args.k = a->k;
-    args.v = a->v;
-    args.out = a->out;
-    args.lse = a->lse;
-    args.links.key_lengths = a->key_lengths;
-    plan->run(args);
-  });
-}
-const char* fovea_attention_kernel(const fovea_attention* plan) {
-  return plan ? plan->kernel.c_str() : "";
-}
-void fovea_attention_destroy(fovea_attention* plan) { delete plan; }
-
-fovea_status fovea_attention_backward_plan(const fovea_attention_problem* problem, fovea_pool* pool,
-                                           fovea_attention_backward** out) {
-  return plan(problem, pool, out, attention_of, fovea::attention_backward_kernels,
-              "attention_backward");
-}
-fovea_status fovea_attention_backward_run(fovea_attention_backward* plan,
-                                          const fovea_attention_backward_args* a) {
-  return guarded([&] {
-    need(plan, "a plan");
-    need(a, "args");
-    need(a->q, "q");
-    need(a->k, "k");
-    need(a->v, "v");
-    need(a->out, "out");
-    need(a->lse, "lse");
-    need(a->dout, "dout");
-    need(a->dq, "dq");
-    need(a->dk, "dk");
-    need(a->dv, "dv");
-    fovea::AttentionBackwardArgs args;
-    args.q = a->q;
-    args.k = a->k;
-    args.v = a->v;
-    args.out = a->out;
-    args.lse = a->lse;
-    args.dout = a->dout;
-    args.dq = a->dq;
-    args.dk = a->dk;
-    args.dv = a->dv;
-    args.links.key_lengths = a->key_lengths;
-    plan->run(args);
-  });
-}
-const char* fovea_attention_backward_kernel(const fovea_attention_backward* plan) {
-  return plan ? plan->kernel.c_str() : "";
-}
-void fovea_attention_backward_destroy(fovea_attention_backward* plan) { delete plan; }
 
 fovea_status fovea_softmax_plan(const fovea_softmax_problem* problem, fovea_pool* pool,
                                 fovea_softmax** out) {

@@ -20,7 +20,7 @@ extern "C" {
 #endif
 
 // Grows when functions or fields change their meaning or are taken away.
-#define FOVEA_KERNELS_API 1
+#define FOVEA_KERNELS_API 2
 
 // What a call came to.
 typedef enum fovea_status {
@@ -32,7 +32,13 @@ typedef enum fovea_status {
 } fovea_status;
 
 // Element types. FOVEA_BF16 is the upper half of an IEEE single, in uint16_t.
-typedef enum fovea_type { FOVEA_F32 = 0, FOVEA_F64 = 1, FOVEA_BF16 = 2 } fovea_type;
+typedef enum fovea_type {
+  FOVEA_F32 = 0,
+  FOVEA_F64 = 1,
+  FOVEA_BF16 = 2,
+  FOVEA_I8 = 3,    // of a key/value cache, with scales
+  FOVEA_SAME = 4,  // of a key/value cache: the type of the queries
+} fovea_type;
 
 // The library's version, such as "0.1.0".
 const char* fovea_kernels_version(void);
@@ -63,27 +69,67 @@ typedef struct fovea_strides {
   int64_t head;
 } fovea_strides;
 
+// Where element (b, h, i, j) of an array over links lies: b * batch + h * head + i * query + j, in
+// elements. A stride of 0 repeats it.
+typedef struct fovea_plane {
+  int64_t batch;
+  int64_t head;
+  int64_t query;
+} fovea_plane;
+
+// Where query i stands among the keys: at i + tk - tq, so that the last query stands at the last
+// key, or at i.
+typedef enum fovea_align { FOVEA_LOWER_RIGHT = 0, FOVEA_UPPER_LEFT = 1 } fovea_align;
+
 // Softmax(scale q k^T) v for each sequence and head, without the tq x tk matrix in memory. Query
-// head h reads key/value head h / (heads / kv_heads). Query i stands at key position i + tk - tq
-// and sees the keys j with j < key_lengths[b], j <= position if causal, j >= position - window_left
-// and j <= position + window_right where these are not negative. A query that sees no key gives 0,
-// log-sum-exp -infinity and gradient 0.
+// head h reads key/value head h / (heads / kv_heads). Query i at position p sees the keys j that
+// meet all of these:
+//   j < key_lengths[b]; i and j stand in one document, if there are documents; mask, if given, is
+//   not 0; nor is the entry of their blocks, if there are blocks; and
+//   j < prefix, or
+//     j <= p if causal, and
+//     (j < global_tokens, or p < global_tokens, or
+//       p - window_left <= j <= p + window_right, each if not -1, and dilation divides p - j).
+// The score of a link is scale q . k, held by soft_cap, then with bias and distance_bias added. A
+// query that sees no key gives 0, log-sum-exp -infinity (that of its sink) and gradient 0. Begin
+// with fovea_attention_problem_of(), which leaves all of this out.
 typedef struct fovea_attention_problem {
-  fovea_type type;                 // of all arrays; with FOVEA_BF16 the log-sum-exp is f32
-  int64_t batch;                   // sequences
-  int64_t tq;                      // queries in a sequence
-  int64_t tk;                      // keys in a sequence
-  int64_t heads;                   // of queries
-  int64_t kv_heads;                // of keys and values; divides heads
-  int64_t heads_kept;              // query heads from here on give output and gradient 0
-  int64_t head_dim;                // of q and k
-  int64_t value_dim;               // of v and out
-  double scale;                    // of the products of q and k
-  int causal;                      // not 0: no query sees a later key
-  int64_t window_left;             // -1: no limit
-  int64_t window_right;            // -1: no limit
+  fovea_type type;       // of all arrays; with FOVEA_BF16 lse, biases and sinks are f32
+  int64_t batch;         // sequences
+  int64_t tq;            // queries in a sequence
+  int64_t tk;            // keys in a sequence
+  int64_t heads;         // of queries
+  int64_t kv_heads;      // of keys and values; divides heads
+  int64_t heads_kept;    // query heads from here on give output and gradient 0
+  int64_t head_dim;      // of q and k
+  int64_t value_dim;     // of v and out
+  double scale;          // of the products of q and k
+  int causal;            // not 0: no query sees a later key
+  int64_t window_left;   // -1: no limit
+  int64_t window_right;  // -1: no limit
+  fovea_align align;
+  int64_t dilation;       // of the window; at least 1
+  int64_t global_tokens;  // beside the window
+  int64_t prefix;         // keys that all queries see
+  int64_t documents;      // packed in each row, one behind the other (tq == tk); 0: no borders
+  int mask;               // not 0: links.mask is given
+  fovea_plane mask_plane;
+  int64_t block;            // side of the blocks of links.blocks, a multiple of 16; 0: none
+  fovea_plane block_plane;  // counts blocks in place of tokens
+  int bias;                 // not 0: links.bias is given
+  fovea_plane bias_plane;
+  int distance_bias;               // not 0: links.distance_bias is given
+  int sink;                        // not 0: links.sinks is given
+  double soft_cap;                 // c tanh(score / c); 0: none
   fovea_strides q, k, v, out;      // see fovea_attention_dense()
   fovea_strides dq, dk, dv, dout;  // for the gradient only
+  // Forward only: k and v as a cache of another type, FOVEA_I8 with a scale for each row of each
+  // head, and in pages of so many tokens (0: none). `batch` of the strides of k, v and their scales
+  // then leads from one page of the pool to the next, `token` from one token of a page to the next.
+  fovea_type kv_type;
+  fovea_strides k_scale, v_scale;
+  int64_t page_tokens;
+  int64_t page_columns;  // of the table of pages; 0: as many as tk tokens need
 } fovea_attention_problem;
 
 // How the axes of arrays lie: [batch, tokens, heads * dim] or [batch, heads, tokens, dim].
@@ -96,14 +142,29 @@ fovea_attention_problem fovea_attention_problem_of(int64_t batch, int64_t tokens
 // Sets all strides to those of dense arrays of the problem's sizes. NULL is left alone.
 void fovea_attention_dense(fovea_attention_problem* problem, fovea_layout layout);
 
+// What says which links there are and what is added to their scores; NULL where the problem does
+// not name it.
+typedef struct fovea_attention_links {
+  const int32_t* key_lengths;      // [batch]; NULL: all tk
+  const int32_t* document_starts;  // [batch, documents + 1], rising from 0 to tk (cu_seqlens)
+  const uint8_t* mask;             // in mask_plane; 0 hides the link
+  const uint8_t* blocks;           // in block_plane; 0 hides the block
+  const void* bias;                // in bias_plane
+  const void* distance_bias;       // [heads, tq + tk - 1], for link (i, j) at j - i + tq - 1
+  const void* sinks;               // [heads]: one more score of each query, whose value is 0
+} fovea_attention_links;
+
 // The arrays of one run.
 typedef struct fovea_attention_args {
   const void* q;
   const void* k;
   const void* v;
   void* out;
-  void* lse;                   // dense [batch, heads, tq], for the gradient; NULL: not wanted
-  const int32_t* key_lengths;  // [batch]; NULL: all tk
+  void* lse;  // dense [batch, heads, tq], for the gradient; NULL: not wanted
+  fovea_attention_links links;
+  const float* k_scale;  // of a cache of FOVEA_I8: row j of k is k_scale[j] times what stands there
+  const float* v_scale;
+  const int32_t* pages;  // [batch, page_columns]: key j lies in page pages[b][j / page_tokens]
 } fovea_attention_args;
 
 // A planned attention.
@@ -129,7 +190,12 @@ typedef struct fovea_attention_backward_args {
   void* dq;          // this and the next two are overwritten
   void* dk;
   void* dv;
-  const int32_t* key_lengths;  // as in the forward run
+  fovea_attention_links links;  // as in the forward run
+  // Gradients of the biases and sinks that the problem names, like them (sums over what is
+  // repeated); NULL: not wanted.
+  void* dbias;
+  void* ddistance_bias;
+  void* dsinks;
 } fovea_attention_backward_args;
 
 // A planned gradient of attention.

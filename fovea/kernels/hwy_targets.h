@@ -5,8 +5,8 @@
 // Highway's baseline without SIMD gets no kernel (FOVEA_SIMD is 0): there "ref" serves.
 #pragma once
 
-// SSSE3 gains nothing over "ref" that anybody runs; AVX3_DL adds nothing that fp32 uses. A build may
-// leave out more (the CMake option FOVEA_ONLY_TARGET).
+// SSSE3 gains nothing over "ref" that anybody runs; AVX3_DL adds nothing that fp32 uses. A build
+// may leave out more (the CMake option FOVEA_ONLY_TARGET).
 #ifndef FOVEA_LEFT_OUT_TARGETS
 #define FOVEA_LEFT_OUT_TARGETS 0
 #endif
