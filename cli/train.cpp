@@ -15,6 +15,7 @@
 #include "cli/verbs.h"
 #include "fovea/base/error.h"
 #include "fovea/base/progress.h"
+#include "fovea/formats/bundle.h"
 #include "fovea/runtime/compile.h"
 #include "fovea/train/run_recorder.h"
 #include "fovea/train/trainer.h"
@@ -203,15 +204,19 @@ void record(RunRecorder& recorder, const Cost& cost,
   }
 }
 
-int report_interruption(const Call& call, const Options& o) {
-  const std::string command = resume_command(call.program, o);
+int report_interruption(const Call& call, const Options& o, bool saved) {
+  const std::string command = saved ? resume_command(call.program, o) : "";
   if (o.json) {
     Json out = Json::object();
-    out.set("out", o.out).set("interrupted", true).set("resume", command);
+    out.set("out", o.out).set("interrupted", true).set("saved", saved).set("resume", command);
     print_json(out);
+  } else if (!saved) {
+    fmt::print("Stopped before the first step; {} is as it was.\n", o.out);
   } else {
     fmt::print("Stopped; the step was finished and the state saved in {}. Go on with:\n  {}\n",
                o.out, command);
+    if (o.overwrite && is_bundle(o.out))
+      fmt::print("Until then {} holds the model that was to be overwritten.\n", o.out);
   }
   return interrupted_exit();
 }
@@ -220,7 +225,8 @@ void declare(Arguments& arguments, Options& o) {
   arguments.positional("RECIPE", o.recipe, "A TOML file, such as recipes/fashion_mnist.toml");
   arguments.option("--out", o.out, "DIR", "Folder of the model [runs/RECIPE]");
   arguments.flag("--resume", o.resume, "Go on from the checkpoint in that folder");
-  arguments.flag("--overwrite", o.overwrite, "Throw away what that folder holds");
+  arguments.flag("--overwrite", o.overwrite,
+                 "Put a new run in the place of the one in that folder");
   arguments.option("--init", o.init, "BUNDLE", "Begin with the weights of a trained model");
   arguments.repeated("--set", o.overrides, "KEY=VALUE",
                      "Change a value of the recipe (train.epochs=3); may be repeated");
@@ -268,13 +274,15 @@ int run(const Call& call, Options& o) {
   RunRecorder recorder(o.recorded);
   if (!o.recorded.empty()) request.observers.push_back(&recorder);
 
+  // While data are read a signal ends the program at once: nothing has been written.
+  TrainJob job = read_job(recipe, reading);
   TrainResult result;
   {
     const StopOnSignal stop;
-    result = train(read_job(recipe, reading), request);
+    result = train(std::move(job), request);
   }
   progress.finish();
-  if (result.interrupted) return report_interruption(call, o);
+  if (result.interrupted) return report_interruption(call, o, result.saved);
   const Cost cost = measure(o.out, pool);
   record(recorder, cost, request.warn);
   if (o.json)
@@ -294,7 +302,8 @@ Verb train_verb() {
               "checkpoint beside it. The run is recorded for fovea runs, and its curves, weights "
               "and attention stand in DIR/events for TensorBoard.\nCtrl-C finishes the step, "
               "saves, and says how to "
-              "go on; a second Ctrl-C ends at once.",
+              "go on; a second Ctrl-C ends at once. With --overwrite the model in DIR stays until "
+              "the new one is finished.",
           .examples = {{"fovea train recipes/fashion_mnist.toml", "into runs/fashion_mnist"},
                        {"fovea train recipes/fashion_mnist.toml --out runs/short --set "
                         "train.epochs=3",

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 #include <fmt/ranges.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <nlohmann/json.hpp>
@@ -27,6 +28,8 @@ constexpr const char* kWeightsFile = "model.safetensors";
 constexpr const char* kRecipeFile = "recipe.toml";
 constexpr const char* kLabelsFile = "labels.txt";
 constexpr const char* kMetricsFile = "metrics.json";
+// As they take their places.
+constexpr const char* kFiles[] = {kRecipeFile, kLabelsFile, kGraphFile, kWeightsFile, kMetricsFile};
 
 constexpr uint64_t kMaxGraph = uint64_t{256} << 20;  // as parse_graph
 constexpr uint64_t kMaxRecipe = uint64_t{1} << 20;   // as RecipeTable::load
@@ -300,17 +303,74 @@ void check_graph(const Graph& graph, const Complaint& complain) {
 
 }  // namespace
 
-void remove_bundle(const fs::path& folder) {
-  for (const char* name :
-       {kMetricsFile, kCheckpointFile, kWeightsFile, kGraphFile, kLabelsFile, kRecipeFile}) {
-    std::error_code ec;
-    fs::remove(folder / name, ec);
-    if (ec)
-      throw Error(ErrorCode::io, fmt::format("[bundle] {} cannot be removed: {} (make the folder "
-                                             "writable, or choose another)",
-                                             (folder / name).string(), ec.message()));
+namespace {
+
+// A folder in the bundle's, in which the new files wait. Removes itself.
+class Staging {
+ public:
+  explicit Staging(const fs::path& folder)
+      : path_(folder / fmt::format(".fovea-{}-bundle.tmp", ::getpid())) {
+    std::error_code error;
+    fs::remove_all(path_, error);  // of a process that had this number
+    fs::create_directories(path_, error);
+    if (error) {
+      throw Error{ErrorCode::io,
+                  fmt::format("[bundle] {}: cannot make the folder: {} (make the folder round it "
+                              "writable, or choose another one)",
+                              path_.string(), error.message())};
+    }
+  }
+  ~Staging() {
+    std::error_code ignored;
+    fs::remove_all(path_, ignored);
+  }
+  Staging(const Staging&) = delete;
+  Staging& operator=(const Staging&) = delete;
+  fs::path operator/(const char* name) const { return path_ / name; }
+
+  // Calls write(); its errors name the place where the file was to be, not where it waited.
+  template <class Write>
+  void fill(Write&& write) const {
+    try {
+      write();
+    } catch (const Error& error) {
+      std::string what = error.what();
+      const std::string waited = path_.string();
+      if (const size_t at = what.find(waited); at != std::string::npos)
+        what.replace(at, waited.size(), path_.parent_path().string());
+      throw Error{error.code(), what};
+    }
+  }
+
+ private:
+  fs::path path_;
+};
+
+// A name of a bundle may stand for a file alone: a rename would replace a link or fail at a folder.
+void check_replaceable(const fs::path& path) {
+  std::error_code ignored;
+  const fs::file_type type = fs::status(path, ignored).type();
+  if (type == fs::file_type::regular || type == fs::file_type::not_found ||
+      type == fs::file_type::none)
+    return;
+  throw Error{
+      ErrorCode::io,
+      fmt::format("[bundle] {}: cannot write: expected a regular file to replace, got {} "
+                  "(choose another folder)",
+                  path.string(), type == fs::file_type::directory ? "a folder" : "something else")};
+}
+
+void move_file(const fs::path& from, const fs::path& to) {
+  std::error_code error;
+  fs::rename(from, to, error);
+  if (error) {
+    throw Error{ErrorCode::io, fmt::format("[bundle] {}: cannot write: {} (check the disk, or "
+                                           "choose another folder)",
+                                           to.string(), error.message())};
   }
 }
+
+}  // namespace
 
 void save_bundle(const fs::path& folder, const Bundle& bundle) {
   const auto place = [&](const char* file) {
@@ -328,11 +388,24 @@ void save_bundle(const fs::path& folder, const Bundle& bundle) {
                 fmt::format("[bundle] {}: cannot make the folder: {} (choose another one)",
                             folder.string(), error.message())};
   }
-  write_file_atomically(folder / kRecipeFile, bundle.recipe);
-  write_file_atomically(folder / kLabelsFile, labels);
-  write_file_atomically(folder / kGraphFile, print_graph(bundle.graph));
-  write_safetensors(folder / kWeightsFile, tensors);
-  write_file_atomically(folder / kMetricsFile, bundle.metrics_json);
+  for (const char* name : kFiles) check_replaceable(folder / name);
+  const Staging staging(folder);
+  staging.fill([&] {
+    write_file_atomically(staging / kRecipeFile, bundle.recipe);
+    write_file_atomically(staging / kLabelsFile, labels);
+    write_file_atomically(staging / kGraphFile, print_graph(bundle.graph));
+    write_safetensors(staging / kWeightsFile, tensors);
+    write_file_atomically(staging / kMetricsFile, bundle.metrics_json);
+  });
+  // From here on nothing is written that a disk could have no room for. An old graph with new
+  // weights must never look whole.
+  fs::remove(folder / kMetricsFile, error);
+  sync_folder(folder);
+  for (const char* name : kFiles) {
+    if (std::string_view(name) == kMetricsFile) sync_folder(folder);
+    move_file(staging / name, folder / name);
+  }
+  sync_folder(folder);
 }
 
 namespace {

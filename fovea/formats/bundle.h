@@ -19,7 +19,9 @@ struct Bundle {
   std::string metrics_json;                      // results, seed, build, processor, libraries
 };
 
-// Writes each file atomically, model.safetensors and metrics.json last. Makes the folder. Of the
+// Makes the folder. A bundle that is there stays whole until all files of the new one are on the
+// disk; they then take their places one after another, metrics.json, without which no bundle is
+// loaded, last. A process that is killed in the middle may leave a folder ".fovea-*.tmp". Of the
 // weights, those are written that are variables of the graph; caches are left out. A constant of
 // the graph's store becomes the tensor "constant.HASH". Throws Error: invalid_argument where the
 // bundle would not load again (a weight or a constant is missing or has another type, a label that
@@ -32,10 +34,6 @@ void save_bundle(const std::filesystem::path& folder, const Bundle& bundle);
 // variable of the graph has no weight of its type, or a constant does not have its hash;
 // unsupported for a newer format. Tensors that the graph does not name are not read.
 Bundle load_bundle(const std::filesystem::path& folder);
-
-// Removes the files of a bundle and the checkpoint beside them; leaves the folder and all else in
-// it.
-void remove_bundle(const std::filesystem::path& folder);
 
 // Whether the folder holds a model.graph.
 bool is_bundle(const std::filesystem::path& folder);

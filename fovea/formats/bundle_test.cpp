@@ -334,7 +334,7 @@ TEST_F(Bundles, WhatWouldNotLoadAgainIsNotWritten) {
   expect_save_error(bundle, "the graph has no output");
 }
 
-TEST_F(Bundles, AFullDiskLeavesTheOldWeightsWhole) {
+TEST_F(Bundles, AFullDiskLeavesTheOldBundleWhole) {
   const auto path = saved() / "model.safetensors";
   const std::string before = read_text_file(path, 1 << 20);
   // The largest of the files cannot be written any more, the smaller ones before it can.
@@ -343,12 +343,27 @@ TEST_F(Bundles, AFullDiskLeavesTheOldWeightsWhole) {
   const rlimit less{before.size() - 1, old.rlim_max};
   const auto handler = std::signal(SIGXFSZ, SIG_IGN);
   ASSERT_EQ(setrlimit(RLIMIT_FSIZE, &less), 0);
-  expect_error(ErrorCode::io, "model.safetensors",
-               [&] { save_bundle(folder_ / "model", small_bundle()); });
+  Bundle other = small_bundle();
+  other.recipe += "# another\n";
+  expect_error(ErrorCode::io, path.string(), [&] { save_bundle(folder_ / "model", other); });
   setrlimit(RLIMIT_FSIZE, &old);
   std::signal(SIGXFSZ, handler);
   EXPECT_EQ(read_text_file(path, 1 << 20), before);
-  EXPECT_NO_THROW(load_bundle(folder_ / "model"));
+  // Nor have the smaller files been replaced, which had room.
+  EXPECT_EQ(load_bundle(folder_ / "model").recipe, small_bundle().recipe);
+  const auto entries = std::filesystem::directory_iterator(folder_ / "model");
+  EXPECT_EQ(std::distance(begin(entries), end(entries)), 5);
+}
+
+TEST_F(Bundles, AFolderInPlaceOfAFileIsAnErrorAndTouchesNoOther) {
+  save_bundle(folder_ / "model", small_bundle());
+  std::filesystem::remove(folder_ / "model" / "labels.txt");
+  std::filesystem::create_directory(folder_ / "model" / "labels.txt");
+  Bundle other = small_bundle();
+  other.recipe += "# another\n";
+  expect_error(ErrorCode::io, "labels.txt: cannot write: expected a regular file",
+               [&] { save_bundle(folder_ / "model", other); });
+  EXPECT_EQ(read_text_file(folder_ / "model" / "recipe.toml", 1 << 20), small_bundle().recipe);
 }
 
 }  // namespace

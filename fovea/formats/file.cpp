@@ -82,15 +82,15 @@ int create_temporary(const fs::path& folder, const std::string& name, fs::path& 
   throw_write_error(name, EEXIST);
 }
 
-void sync_folder(const fs::path& folder, const std::string& name) {
+}  // namespace
+
+void sync_folder(const fs::path& folder) {
   Descriptor descriptor{::open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC)};
-  // Some file systems cannot sync a folder; the file itself is safe by then.
+  // Some file systems cannot sync a folder; the files themselves are safe by then.
   if (descriptor.value >= 0 && ::fsync(descriptor.value) != 0 && errno != EINVAL) {
-    throw_write_error(name, errno);
+    throw_write_error(folder.string(), errno);
   }
 }
-
-}  // namespace
 
 fs::path nearest_path(const fs::path& path) {
   constexpr size_t kMostNames = 10000;  // each costs a distance, and nobody reads more
@@ -252,7 +252,7 @@ void write_file_atomically(const fs::path& path, const std::function<void(FileWr
   if (::close(closing) != 0 && errno != EINTR) throw_write_error(name, errno);
   if (::rename(temporary.path.c_str(), path.c_str()) != 0) throw_write_error(name, errno);
   temporary.armed = false;
-  sync_folder(folder, name);
+  sync_folder(folder);
 }
 
 void write_file_atomically(const fs::path& path, std::span<const std::byte> bytes) {

@@ -72,4 +72,7 @@ void write_file_atomically(const std::filesystem::path& path,
 void write_file_atomically(const std::filesystem::path& path, std::span<const std::byte> bytes);
 void write_file_atomically(const std::filesystem::path& path, std::string_view text);
 
+// Brings renames and removals in a folder to the disk. Throws Error (io).
+void sync_folder(const std::filesystem::path& folder);
+
 }  // namespace fovea

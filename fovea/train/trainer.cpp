@@ -18,6 +18,8 @@
 #include "fovea/train/checkpoint.h"
 #include "fovea/train/event_recorder.h"
 #include "fovea/train/metrics_file.h"
+#include "fovea/train/run_folder.h"
+#include "fovea/train/run_weights.h"
 #include "fovea/train/schedule.h"
 #include "fovea/train/step_graph.h"
 
@@ -60,10 +62,14 @@ class Trainer {
   }
 
   TrainResult run() {
-    prepare_folder();
+    lock_ = open_run_folder(request_);
     try {
       make_sessions();
-      begin();
+      if (!begin()) {
+        result_.interrupted = true;
+        result_.saved = false;
+        return result_;
+      }
     } catch (const Error& e) {
       if (e.code() != ErrorCode::out_of_memory) throw;
       throw Error(e.code(), e.what() + what_needs_less());
@@ -122,38 +128,6 @@ class Trainer {
 
   fs::path checkpoint_path() const { return request_.out / kCheckpointFile; }
 
-  void prepare_folder() {
-    std::error_code ec;
-    if (request_.resume && !fs::exists(request_.out))
-      throw Error(ErrorCode::not_found,
-                  fmt::format("[train] there is no run in {}; leave out --resume to begin one",
-                              request_.out.string()));
-    fs::create_directories(request_.out, ec);
-    if (ec)
-      throw Error(ErrorCode::io, fmt::format("[train] the folder {} cannot be made: {} (choose "
-                                             "another --out)",
-                                             request_.out.string(), ec.message()));
-    // Before anything is looked at: what another training has there is about to change.
-    lock_ = FolderLock(request_.out, "train");
-    const bool saved = fs::exists(checkpoint_path()), bundle = is_bundle(request_.out);
-    if (request_.resume && bundle && !saved)
-      throw Error(ErrorCode::not_found,
-                  fmt::format("[train] {} holds a model but no checkpoint to go on from; choose "
-                              "another --out (--init {} begins with its weights)",
-                              request_.out.string(), request_.out.string()));
-    if ((saved || bundle) && !request_.resume && !request_.overwrite)
-      throw Error(
-          ErrorCode::invalid_argument,
-          fmt::format("[train] {} holds a run already; --resume goes on with it, --overwrite "
-                      "throws it away, --out takes another folder",
-                      request_.out.string()));
-    // What a run that was killed in the middle of a save has left.
-    for (auto& entry : fs::directory_iterator(request_.out, ec))
-      if (const std::string name = entry.path().filename();
-          name.starts_with(".fovea-") && name.ends_with(".tmp"))
-        fs::remove(entry.path(), ec);
-  }
-
   void make_sessions() {
     variables_ = std::make_shared<VariableStore>();
     const auto seed = static_cast<uint64_t>(options_.seed);
@@ -185,10 +159,11 @@ class Trainer {
         result_.parameters += static_cast<int64_t>(v.data.size() / dtype_size(v.dtype));
   }
 
-  // From a bundle, from a checkpoint, or from the initial weights.
-  void begin() {
+  // From a bundle, from a checkpoint, or from the initial weights. False when it was interrupted
+  // before the first save: the folder is as it was.
+  bool begin() {
     const bool going_on = request_.resume && fs::exists(checkpoint_path());
-    if (init_ && !going_on) take_weights(*init_);
+    if (init_ && !going_on) take_initial_weights();
     // What does not fit into memory must fail before anything is thrown away or saved.
     const int64_t micro = options_.batch / options_.accumulate;
     for (const LevelStep& step : steps_)
@@ -203,7 +178,9 @@ class Trainer {
                         request_.out.string()));
       state_ = load_checkpoint(checkpoint_path(), *variables_);
     } else {
-      if (request_.overwrite) remove_bundle(request_.out);
+      // What is overwritten goes piece by piece, each when its successor is whole: the checkpoint
+      // here, the bundle at the end.
+      if (stop_asked()) return false;
       save();
     }
     LoaderOptions loader;
@@ -215,6 +192,16 @@ class Trainer {
     total_steps_ = options_.epochs * loader_->batches();
     steps_here_ = state_.step;
     started_ = Clock::now();
+    return true;
+  }
+
+  void take_initial_weights() {
+    result_.initialised = take_weights(*init_, *variables_);
+    if (result_.initialised == 0)
+      throw Error(ErrorCode::invalid_argument,
+                  fmt::format("[train] --init {}: no weight there has a name and shape of this "
+                              "model (take a bundle of the same [model], or leave out --init)",
+                              request_.init.string()));
   }
 
   std::string what_needs_less() const {
@@ -262,25 +249,6 @@ class Trainer {
         return true;
       }
     });
-  }
-
-  // Weights of the same name and shape; an optimiser's state starts anew.
-  void take_weights(const Bundle& bundle) {
-    for (auto& [name, tensor] : bundle.weights) {
-      if (!variables_->has(name)) continue;
-      auto& v = variables_->get(name);
-      if (v.dtype != tensor->dtype || v.shape != tensor->shape) continue;
-      variables_->set(name, tensor->dtype, tensor->shape, tensor->bytes);
-      const std::string average = std::string(kAveragePrefix) + name;
-      if (variables_->has(average))
-        variables_->set(average, tensor->dtype, tensor->shape, tensor->bytes);
-      ++result_.initialised;
-    }
-    if (result_.initialised == 0)
-      throw Error(
-          ErrorCode::invalid_argument,
-          fmt::format("[train] --init {}: no weight there has a name and shape of this model",
-                      request_.init.string()));
   }
 
   void save() { save_checkpoint(checkpoint_path(), *variables_, state_); }
@@ -412,7 +380,7 @@ class Trainer {
   // False when it was interrupted while it measured: the epoch is then finished when the run goes
   // on.
   bool finish_epoch() {
-    std::map<std::string, HostTensorPtr> weights = current_weights();
+    std::map<std::string, HostTensorPtr> weights = current_weights(*variables_);
     std::map<std::string, double> validation;
     try {
       if (validation_data_.size() > 0) validation = evaluate(weights, validation_data_);
@@ -454,22 +422,6 @@ class Trainer {
                            .validation = validation,
                            .weights = weights};
     tell([&](TrainObserver& o) { o.epoch_ended(epoch); });
-  }
-
-  // The moving average where there is one.
-  std::map<std::string, HostTensorPtr> current_weights() const {
-    std::map<std::string, HostTensorPtr> out;
-    for (auto& [name, v] : variables_->all()) {
-      if (v.kind != VariableKind::weight) continue;
-      const std::string average = std::string(kAveragePrefix) + name;
-      const auto& from = variables_->has(average) ? variables_->get(average) : v;
-      auto t = std::make_shared<HostTensor>();
-      t->dtype = from.dtype;
-      t->shape = from.shape;
-      t->bytes.assign(from.data.bytes().begin(), from.data.bytes().end());
-      out[name] = std::move(t);
-    }
-    return out;
   }
 
   std::unique_ptr<Evaluator> evaluator_at(const LevelOptions* options) {

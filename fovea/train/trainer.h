@@ -63,7 +63,7 @@ TrainJob read_job(RecipeTable& recipe, const ReadOptions& how = {});
 struct TrainRequest {
   std::filesystem::path out;              // the bundle's folder
   bool resume = false;                    // go on from the checkpoint in it
-  bool overwrite = false;                 // throw away what is in it
+  bool overwrite = false;                 // put a new run in the place of the one in it
   std::filesystem::path init = {};        // a bundle to take weights from; empty: none
   std::shared_ptr<ThreadPool> pool = {};  // empty: one of all processors
   std::function<void(const TrainProgress&)> progress = {};  // may be empty
@@ -74,6 +74,7 @@ struct TrainRequest {
 
 struct TrainResult {
   bool interrupted = false;
+  bool saved = true;       // false: interrupted before anything was; the folder is as it was
   int64_t epochs = 0;      // that ran
   int64_t best_epoch = 0;  // whose weights the bundle holds
   bool stopped_early = false;
@@ -85,7 +86,9 @@ struct TrainResult {
   int64_t initialised = 0;  // weights taken from request.init
 };
 
-// Trains and writes the bundle to request.out, with its checkpoint beside it, which stays. Throws
+// Trains and writes the bundle to request.out, with its checkpoint beside it, which stays. With
+// request.overwrite the checkpoint there is replaced when the new run saves for the first time, and
+// the bundle there stays whole until the new one is. Throws
 // Error for options or data that do not fit, for a folder that holds another run or in which
 // another process trains, for a loss that is not finite (naming the step and the first node; the
 // last good checkpoint stays), and what saving throws.

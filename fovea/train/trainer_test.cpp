@@ -262,10 +262,12 @@ TEST_F(TrainerTest, TrainsAJobThatCodeHasPutTogether) {
 }
 
 TEST_F(TrainerTest, AJobInCodeGoesOnWhereItWasStopped) {
-  std::atomic<bool> stop{true};
+  std::atomic<bool> stop{false};
   train(job_in_code(folder_ / "data"), {.out = folder_ / "whole"});
-  EXPECT_TRUE(
-      train(job_in_code(folder_ / "data"), {.out = folder_ / "out", .stop = &stop}).interrupted);
+  const auto stop_at_once = [&](const TrainProgress&) { stop = true; };
+  EXPECT_TRUE(train(job_in_code(folder_ / "data"),
+                    {.out = folder_ / "out", .progress = stop_at_once, .stop = &stop})
+                  .interrupted);
   TrainJob other = job_in_code(folder_ / "data");
   other.options.learning_rate = 1e-2;
   expect_error(ErrorCode::invalid_argument, "another recipe",
