@@ -529,7 +529,8 @@ Error RecipeTable::located(const Error& error) const {
   if (!message.starts_with('[') || close == std::string_view::npos) return error;
   const std::string_view section = message.substr(1, close - 1);
   const std::string_view rest = message.substr(close + 2);
-  if (!std::all_of(section.begin(), section.end(), is_bare) || !has(section)) return error;
+  const auto in_path = [](char c) { return is_bare(c) || c == '.'; };
+  if (!std::all_of(section.begin(), section.end(), in_path) || !has(section)) return error;
   const size_t start = rest.starts_with('\'') ? 1 : 0;
   const size_t end = std::min(rest.find_first_of(": '", start), rest.size());
   const std::string path = join(section, rest.substr(start, end - start));

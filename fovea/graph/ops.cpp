@@ -28,6 +28,16 @@ Value constant(Graph& g, double value, DType dtype, Shape shape) {
   return g.add("constant", {}, ConstantAttrs{{dtype, std::move(shape)}, {value}, {}});
 }
 Value constant(Graph& g, const std::vector<double>& values, DType dtype, Shape shape) {
+  if (values.size() > 64 && dtype == DType::f32) {
+    auto tensor = std::make_shared<HostTensor>();
+    for (const Size& s : shape) tensor->shape.push_back(s.constant());
+    for (const double v : values) {
+      const auto narrow = static_cast<float>(v);
+      const auto bytes = std::as_bytes(std::span(&narrow, 1));
+      tensor->bytes.insert(tensor->bytes.end(), bytes.begin(), bytes.end());
+    }
+    return constant(g, std::move(tensor));
+  }
   return g.add("constant", {}, ConstantAttrs{{dtype, std::move(shape)}, values, {}});
 }
 

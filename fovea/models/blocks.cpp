@@ -20,22 +20,6 @@ Value maybe_dropout(Graph& g, Value x, double rate, const BuildContext& context,
   return ops::dropout(g, x, context.rng, rate, name);
 }
 
-Value self_attention(Graph& g, Value x, const EncoderOptions& o) {
-  const int64_t kv = o.attention.kv_heads ? o.attention.kv_heads : o.heads;
-  const int64_t kv_width = o.width / o.heads * kv;
-  const Value q = ops::linear(g, "q", x, o.width);
-  const Value k = ops::linear(g, "k", x, kv_width, /*bias=*/false);
-  const Value v = ops::linear(g, "v", x, kv_width);
-  const Value a = ops::attention(g, q, k, v,
-                                 {.heads = o.heads,
-                                  .kv_heads = o.attention.kv_heads,
-                                  .causal = o.attention.causal,
-                                  .window_left = o.attention.window_left,
-                                  .window_right = o.attention.window_right},
-                                 "attn");
-  return ops::linear(g, "out", a, o.width);
-}
-
 Value feed_forward(Graph& g, Value x, const EncoderOptions& o) {
   const Value h = ops::gelu(g, ops::linear(g, "fc1", x, o.mlp));
   return ops::linear(g, "fc2", h, o.width);
@@ -52,7 +36,7 @@ Value encoder(Graph& g, Value x, const EncoderOptions& o, const BuildContext& co
   const Graph::Scope scope(g, "enc");
   for (int64_t i = 0; i < o.layers; ++i) {
     const Graph::Scope layer(g, std::to_string(i));
-    const Value a = self_attention(g, ops::layer_norm(g, "norm1", x), o);
+    const Value a = self_attention(g, ops::layer_norm(g, "norm1", x), o.heads, o.attention);
     x = ops::add(g, x, maybe_dropout(g, a, o.dropout, context, "drop1"));
     const Value h = feed_forward(g, ops::layer_norm(g, "norm2", x), o);
     x = ops::add(g, x, maybe_dropout(g, h, o.dropout, context, "drop2"));

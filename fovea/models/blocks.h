@@ -2,6 +2,7 @@
 #pragma once
 
 #include "fovea/graph/graph.h"
+#include "fovea/models/attention.h"
 
 namespace fovea {
 
@@ -9,22 +10,6 @@ namespace fovea {
 struct BuildContext {
   bool training = false;
   Value rng;  // i32 [3], read by dropout; needed when training with dropout
-};
-
-// [model.attention] of a recipe: the attributes of every attention node of a model.
-struct AttentionOptions {
-  int64_t kv_heads = 0;  // 0: as many as heads
-  bool causal = false;
-  int64_t window_left = -1;  // keys further away are not seen; -1: no limit
-  int64_t window_right = -1;
-
-  template <class V>
-  void visit(V& v) {
-    v("kv_heads", kv_heads);
-    v("causal", causal);
-    v("window_left", window_left);
-    v("window_right", window_right);
-  }
 };
 
 struct EncoderOptions {
@@ -39,10 +24,6 @@ struct EncoderOptions {
 // x where not training or the rate is 0.
 Value maybe_dropout(Graph& g, Value x, double rate, const BuildContext& context,
                     std::string_view name);
-
-// Self-attention with its projections: x [B,T,C] -> [B,T,C]. The key has no bias: its true gradient
-// is zero, and AdamW would turn its rounding noise into full steps.
-Value self_attention(Graph& g, Value x, const EncoderOptions& options);
 
 // The hidden layer with GELU: x [B,T,C] -> [B,T,C].
 Value feed_forward(Graph& g, Value x, const EncoderOptions& options);

@@ -3,8 +3,7 @@
 #include <fmt/format.h>
 
 #include <cmath>
-#include <memory>
-#include <span>
+#include <vector>
 
 #include "fovea/graph/ops.h"
 #include "fovea/models/vision.h"
@@ -23,16 +22,12 @@ Value adjusted(Graph& g, Value logits, const std::vector<int64_t>& counts, doubl
   if (balance == 0 || counts.empty()) return logits;
   double all = 0;
   for (int64_t n : counts) all += static_cast<double>(n) + 1;
-  auto tensor = std::make_shared<HostTensor>();
-  tensor->shape = {static_cast<int64_t>(counts.size())};
-  for (int64_t n : counts) {
-    // One more each, so that a class without samples has a logarithm.
-    const auto v = static_cast<float>(balance * std::log((static_cast<double>(n) + 1) / all));
-    const auto bytes = std::as_bytes(std::span(&v, 1));
-    tensor->bytes.insert(tensor->bytes.end(), bytes.begin(), bytes.end());
-  }
+  std::vector<double> shifts;
+  for (int64_t n : counts)  // one more each, so that a class without samples has a logarithm
+    shifts.push_back(balance * std::log((static_cast<double>(n) + 1) / all));
   const Graph::Scope scope(g, "balance");
-  return ops::add(g, logits, ops::constant(g, std::move(tensor)));
+  return ops::add(g, logits,
+                  ops::constant(g, shifts, DType::f32, {static_cast<int64_t>(shifts.size())}));
 }
 
 // Adds loss and accuracy to a graph with logits. Outputs: loss.sum, loss.count, correct.sum.

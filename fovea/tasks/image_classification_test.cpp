@@ -39,6 +39,16 @@ TEST(ImageClassification, AttentionNodesHaveStableNamesAndTheRecipesAttributes) 
   EXPECT_EQ(a.window_left, 3);
 }
 
+TEST(ImageClassification, TheRecipesAttentionIsRefusedWithItsLine) {
+  const auto code = ErrorCode::invalid_argument;
+  expect_error(code, "test.toml:9: [model.attention] kv_heads: expected a divisor of heads=2",
+               [] { make(kModel + "[model.attention]\nkv_heads = 3\n"); });
+  expect_error(code, "test.toml:8: [model.attention] expected a window",
+               [] { make(kModel + "[model.attention]\ncausal = true\ndilation = 2\n"); });
+  expect_error(code, "expected one of dot, additive, subtraction, linear",
+               [] { make(kModel + "[model.attention]\nscore = \"cosine\"\n"); });
+}
+
 TEST(ImageClassification, BuildersMakeNoKeyBias) {
   const Task task = make(kModel);
   EXPECT_GE(task.infer.find("vit.enc.0.q.bias"), 0);

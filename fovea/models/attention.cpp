@@ -1,0 +1,182 @@
+#include "fovea/models/attention.h"
+
+#include <fmt/format.h>
+
+#include <bit>
+#include <cmath>
+
+#include "fovea/graph/ops.h"
+
+namespace fovea {
+
+namespace {
+
+[[noreturn]] void wrong(const std::string& what) {
+  throw Error(ErrorCode::invalid_argument, "[model.attention] " + what);
+}
+
+std::string_view name_of(AttentionScore score) {
+  return enum_names(score)[static_cast<size_t>(score)];
+}
+
+// Attributes that only the softmax of scaled products knows.
+void check_score(const AttentionOptions& o) {
+  if (o.score == AttentionScore::dot) return;
+  const auto refuse = [&](std::string_view key, bool given) {
+    if (given)
+      wrong(fmt::format("{}: score=\"{}\" does not take it; only score=\"dot\" does", key,
+                        name_of(o.score)));
+  };
+  refuse("dilation", o.dilation != 1);
+  refuse("global_tokens", o.global_tokens != 0);
+  refuse("prefix", o.prefix != 0);
+  refuse("soft_cap", o.soft_cap != 0);
+  refuse("sink", o.sink);
+  refuse("distance_bias", o.distance_bias != DistanceBias::none);
+  if (o.score != AttentionScore::linear) return;
+  refuse("window_left", o.window_left >= 0);
+  refuse("window_right", o.window_right >= 0);
+}
+
+void check(const AttentionOptions& o, int64_t heads) {
+  if (o.kv_heads < 0 || (o.kv_heads > 0 && heads % o.kv_heads != 0))
+    wrong(fmt::format("kv_heads: expected a divisor of heads={}, or 0 for as many, got {}", heads,
+                      o.kv_heads));
+  for (const auto& [key, value] :
+       {std::pair("window_left", o.window_left), std::pair("window_right", o.window_right)})
+    if (value < -1)
+      wrong(fmt::format("{}: expected a number of tokens, or -1 for no limit, got {}", key, value));
+  check_score(o);
+  if (o.distance_bias != DistanceBias::buckets) return;
+  if (o.buckets < 4 || o.buckets > 4096 || o.buckets % 4 != 0)
+    wrong(fmt::format("buckets: expected a multiple of 4 up to 4096, got {}", o.buckets));
+  if (o.bucket_distance < o.buckets || o.bucket_distance > 1 << 20)
+    wrong(fmt::format("bucket_distance: expected buckets={} to 1048576, got {}", o.buckets,
+                      o.bucket_distance));
+}
+
+// j - i for the elements of a table of distances, f32 [2T-1].
+Value distances(Graph& g, const Size& tokens) {
+  const Size count = tokens + tokens - Size(1);
+  const Value place = ops::cast(g, ops::iota(g, DType::i32, {count}, 0), DType::f32);
+  if (tokens.is_constant())
+    return ops::sub(g, place, ops::constant(g, static_cast<double>(tokens.constant() - 1)));
+  // The middle of the table is the distance 0, whatever T is.
+  const Value last = g.add("reduce_max", {place}, ReduceAttrs{{0}, true});
+  return ops::sub(g, place, ops::scaled(g, last, 0.5));
+}
+
+Value dot_attention(Graph& g, Value q, Value k, Value v, int64_t heads, const AttentionOptions& o) {
+  const Size tokens = g.shape(q)[1];
+  ops::AttentionLinkValues links;
+  {
+    const Graph::Scope scope(g, "attn");
+    if (o.sink) links.sink = ops::weight(g, "sink", {heads}, 0);
+    if (o.distance_bias == DistanceBias::alibi) links.distance_bias = alibi_bias(g, heads, tokens);
+    if (o.distance_bias == DistanceBias::buckets)
+      links.distance_bias = bucket_bias(g, heads, tokens, o.buckets, o.bucket_distance, o.causal);
+    if (o.distance_bias == DistanceBias::learned && !tokens.is_constant())
+      wrong("distance_bias: \"learned\" needs sequences of one length; \"buckets\" does not");
+    if (o.distance_bias == DistanceBias::learned)
+      links.distance_bias = ops::weight(g, "distance_bias", {heads, tokens + tokens - Size(1)}, 0);
+  }
+  return ops::attention(g, q, k, v,
+                        {.heads = heads,
+                         .kv_heads = o.kv_heads,
+                         .causal = o.causal,
+                         .window_left = o.window_left,
+                         .window_right = o.window_right,
+                         .dilation = o.dilation,
+                         .global_tokens = o.global_tokens,
+                         .prefix = o.prefix,
+                         .soft_cap = o.soft_cap},
+                        links, "attn");
+}
+
+Value attend(Graph& g, Value q, Value k, Value v, int64_t heads, const AttentionOptions& o) {
+  if (o.score == AttentionScore::dot) return dot_attention(g, q, k, v, heads, o);
+  if (o.score == AttentionScore::linear)
+    return ops::linear_attention(
+        g, q, k, v, {.heads = heads, .kv_heads = o.kv_heads, .causal = o.causal}, "attn");
+  const Size width = g.shape(q)[2];
+  const double head_size = static_cast<double>(width.constant() / heads);
+  Value w;
+  {
+    const Graph::Scope scope(g, "attn");
+    w = ops::weight(g, "score", {width}, 1 / std::sqrt(head_size));
+  }
+  const PairAttentionAttrs attrs{.heads = heads,
+                                 .kv_heads = o.kv_heads,
+                                 .causal = o.causal,
+                                 .window_left = o.window_left,
+                                 .window_right = o.window_right};
+  return o.score == AttentionScore::additive
+             ? ops::additive_attention(g, q, k, v, w, attrs, "attn")
+             : ops::subtraction_attention(g, q, k, v, w, attrs, "attn");
+}
+
+}  // namespace
+
+Value alibi_bias(Graph& g, int64_t heads, const Size& tokens) {
+  const auto whole = static_cast<int64_t>(std::bit_floor(static_cast<uint64_t>(heads)));
+  std::vector<double> slopes;
+  for (int64_t h = 1; h <= whole; ++h)
+    slopes.push_back(-std::exp2(-8.0 * static_cast<double>(h) / static_cast<double>(whole)));
+  for (int64_t h = 1; static_cast<int64_t>(slopes.size()) < heads; h += 2)
+    slopes.push_back(-std::exp2(-8.0 * static_cast<double>(h) / static_cast<double>(2 * whole)));
+  const Value away = ops::unary(g, "abs", distances(g, tokens));
+  return ops::mul(g, ops::constant(g, slopes, DType::f32, {heads, 1}), away);
+}
+
+Value distance_buckets(Graph& g, const Size& tokens, int64_t buckets, int64_t most, bool causal) {
+  const Value d = distances(g, tokens);
+  // Of one side: `exact` buckets of one distance each, and as many for the larger ones.
+  const int64_t side = causal ? buckets : buckets / 2, exact = side / 2;
+  const auto number = [&](double x) { return ops::constant(g, x); };
+  const auto real = [](int64_t n) { return static_cast<double>(n); };
+  const Value away =
+      causal ? ops::unary(g, "relu", ops::unary(g, "neg", d)) : ops::unary(g, "abs", d);
+  const Value apart = ops::binary(g, "max", away, number(1));
+  const double step = real(side - exact) / std::log(real(most) / real(exact));
+  const Value grown =
+      ops::scaled(g, ops::unary(g, "log", ops::scaled(g, apart, 1 / real(exact))), step);
+  // The logarithm of a whole power may come out a little too small.
+  Value far = ops::unary(g, "floor", ops::add(g, grown, number(1e-5)));
+  far = ops::add(g, far, number(real(exact)));
+  far = ops::binary(g, "min", far, number(real(side - 1)));
+  Value bucket = ops::select(g, ops::binary(g, "less", away, number(real(exact))), away, far);
+  if (!causal) {
+    const Value right = ops::cast(g, ops::binary(g, "greater", d, number(0)), DType::f32);
+    bucket = ops::add(g, bucket, ops::scaled(g, right, real(side)));
+  }
+  return ops::cast(g, bucket, DType::i32);
+}
+
+Value bucket_bias(Graph& g, int64_t heads, const Size& tokens, int64_t buckets, int64_t most,
+                  bool causal) {
+  const Value table = ops::weight(g, "distance_bias", {buckets, heads}, 0);
+  const Value places = distance_buckets(g, tokens, buckets, most, causal);
+  return ops::transpose(g, ops::gather(g, table, places), {1, 0});
+}
+
+Value self_attention(Graph& g, Value x, int64_t heads, const AttentionOptions& o) {
+  check(o, heads);
+  const int64_t width = g.shape(x)[2].constant();
+  const int64_t kv_width = width / heads * (o.kv_heads ? o.kv_heads : heads);
+  const Value q = ops::linear(g, "q", x, width);
+  const Value k = ops::linear(g, "k", x, kv_width, /*bias=*/o.score == AttentionScore::linear);
+  const Value v = ops::linear(g, "v", x, kv_width);
+  Value a;
+  try {
+    a = attend(g, q, k, v, heads, o);
+  } catch (const Error& e) {
+    // What the op refuses, as a complaint about the recipe.
+    const std::string_view message = e.what();
+    const size_t start = message.find("expected");
+    if (start == std::string_view::npos) throw;
+    throw Error(e.code(), "[model.attention] " + std::string(message.substr(start)));
+  }
+  return ops::linear(g, "out", a, width);
+}
+
+}  // namespace fovea

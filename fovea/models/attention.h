@@ -1,0 +1,86 @@
+// Self-attention of a model: its projections, and what a recipe says about it.
+#pragma once
+
+#include <array>
+#include <span>
+#include <string_view>
+
+#include "fovea/graph/graph.h"
+
+namespace fovea {
+
+// How a query is compared with a key; each is an op of its own (docs/attention.md).
+enum class AttentionScore { dot, additive, subtraction, linear };
+inline std::span<const std::string_view> enum_names(AttentionScore) {
+  static constexpr std::array<std::string_view, 4> kNames = {"dot", "additive", "subtraction",
+                                                             "linear"};
+  return kNames;
+}
+
+// What is added to a score for the distance between query and key.
+enum class DistanceBias {
+  none,
+  alibi,    // -slope |j - i|, one slope a head, nothing learned (Press et al. 2022)
+  buckets,  // learned for each head and bucket of distances (Raffel et al. 2020, T5)
+  learned,  // learned for each head and distance (Shaw et al. 2018 put it into the scores first)
+};
+inline std::span<const std::string_view> enum_names(DistanceBias) {
+  static constexpr std::array<std::string_view, 4> kNames = {"none", "alibi", "buckets", "learned"};
+  return kNames;
+}
+
+// [model.attention] of a recipe: what every attention node of a model gets, under the names of its
+// attributes (AttentionAttrs).
+struct AttentionOptions {
+  int64_t kv_heads = 0;  // 0: as many as heads
+  AttentionScore score = AttentionScore::dot;
+  bool causal = false;
+  int64_t window_left = -1;  // keys further away are not seen; -1: no limit
+  int64_t window_right = -1;
+  int64_t dilation = 1;       // of the window
+  int64_t global_tokens = 0;  // the first ones, which see and are seen beside the window
+  int64_t prefix = 0;         // the first keys, which all queries see
+  double soft_cap = 0;        // c tanh(score / c); 0: none
+  bool sink = false;          // a learned score of each head whose value is 0
+  DistanceBias distance_bias = DistanceBias::none;
+  int64_t buckets = 32;           // of distance_bias = "buckets"
+  int64_t bucket_distance = 128;  // from here on all distances share the last bucket
+
+  template <class V>
+  void visit(V& v) {
+    v("kv_heads", kv_heads);
+    v("score", score);
+    v("causal", causal);
+    v("window_left", window_left);
+    v("window_right", window_right);
+    v("dilation", dilation);
+    v("global_tokens", global_tokens);
+    v("prefix", prefix);
+    v("soft_cap", soft_cap);
+    v("sink", sink);
+    v("distance_bias", distance_bias);
+    v("buckets", buckets);
+    v("bucket_distance", bucket_distance);
+  }
+};
+
+// Attention of x [B,T,C] to itself, with the projections q, k, v and out: -> [B,T,C]. The node is
+// named attn. The key has no bias where its true gradient is zero (AdamW would turn its
+// rounding noise into full steps) or that of the query does as well; score = "linear" needs one.
+// Throws Error naming the keys that do not go together.
+Value self_attention(Graph& g, Value x, int64_t heads, const AttentionOptions& options);
+
+// A table for AttentionLink::distance_bias, f32 [H,2T-1], element j - i + T - 1.
+// The slopes are 2^(-8 h / H) for h = 1 .. H; where H is no power of two, those of the next smaller
+// one and every other of the next larger one (Press et al. 2022, and their code).
+Value alibi_bias(Graph& g, int64_t heads, const Size& tokens);
+// The bucket of each distance j - i, i32 [2T-1]: half of a side's buckets hold one distance each,
+// the others grow with its logarithm up to `most`, beyond which all share the last one. Keys to the
+// right have buckets of their own, or with causal all are of the left (Raffel et al. 2020, section
+// 2.1, and their code).
+Value distance_buckets(Graph& g, const Size& tokens, int64_t buckets, int64_t most, bool causal);
+// Reads the weight `distance_bias` [buckets,H] at them.
+Value bucket_bias(Graph& g, int64_t heads, const Size& tokens, int64_t buckets, int64_t most,
+                  bool causal);
+
+}  // namespace fovea

@@ -1,0 +1,86 @@
+#include "fovea/models/attention.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+
+#include "fovea/base/test_errors.h"
+#include "fovea/graph/graph_text.h"
+#include "fovea/graph/op_attrs.h"
+#include "fovea/graph/ops.h"
+
+namespace fovea {
+namespace {
+
+Graph model(const AttentionOptions& options, int64_t heads = 4, Size tokens = 10) {
+  Graph g;
+  const Value x = ops::input(g, "x", DType::f32, {Size::symbol("B"), tokens, 32});
+  g.set_output("y", self_attention(g, x, heads, options));
+  return g;
+}
+
+TEST(SelfAttention, GivesTheNodeWhatTheOptionsSay) {
+  const Graph g = model({.kv_heads = 2,
+                         .causal = true,
+                         .window_left = 5,
+                         .dilation = 2,
+                         .global_tokens = 1,
+                         .prefix = 3,
+                         .soft_cap = 20,
+                         .sink = true,
+                         .distance_bias = DistanceBias::learned});
+  const auto& a = g.node(g.find("attn")).attrs.get<AttentionAttrs>();
+  EXPECT_EQ(a.heads, 4);
+  EXPECT_EQ(a.kv_heads, 2);
+  EXPECT_TRUE(a.causal);
+  EXPECT_EQ(a.window_left, 5);
+  EXPECT_EQ(a.dilation, 2);
+  EXPECT_EQ(a.global_tokens, 1);
+  EXPECT_EQ(a.prefix, 3);
+  EXPECT_EQ(a.soft_cap, 20);
+  EXPECT_TRUE(a.sink && a.distance_bias);
+  EXPECT_EQ(to_text(g.type({g.find("attn.sink"), 0})), "f32[4]");
+  EXPECT_EQ(to_text(g.type({g.find("attn.distance_bias"), 0})), "f32[4,19]");
+}
+
+TEST(SelfAttention, EveryScoreAndBiasGivesTheSameShape) {
+  for (const AttentionScore score : {AttentionScore::dot, AttentionScore::additive,
+                                     AttentionScore::subtraction, AttentionScore::linear}) {
+    const Graph g = model({.kv_heads = 2, .score = score, .causal = true});
+    EXPECT_EQ(to_text(g.type(g.output("y"))), "f32[B,10,32]");
+    EXPECT_EQ(g.find("k.bias") >= 0, score == AttentionScore::linear);
+  }
+  for (const DistanceBias bias : {DistanceBias::alibi, DistanceBias::buckets})
+    for (const Size& tokens : {Size(10), Size::symbol("T")}) {
+      const Graph g = model({.distance_bias = bias}, 4, tokens);
+      EXPECT_EQ(g.type(g.output("y")).shape[1], tokens);
+      EXPECT_EQ(print_graph(parse_graph(print_graph(g))), print_graph(g));
+    }
+}
+
+TEST(SelfAttention, OptionsThatDoNotGoTogetherAreErrorsThatNameBoth) {
+  const auto refused = [](const char* what, const AttentionOptions& o, Size tokens = 10) {
+    expect_error(ErrorCode::invalid_argument, what, [&] { model(o, 4, tokens); });
+  };
+  refused("[model.attention] kv_heads: expected a divisor of heads=4", {.kv_heads = 3});
+  refused("[model.attention] window_left: expected a number of tokens, or -1", {.window_left = -2});
+  refused("[model.attention] expected a window (window_left or window_right) with dilation=2",
+          {.dilation = 2});
+  refused("expected causal or a window with prefix=2", {.prefix = 2});
+  refused("expected a soft_cap=-1", {.soft_cap = -1});
+  refused("sink: score=\"additive\" does not take it",
+          {.score = AttentionScore::additive, .sink = true});
+  refused("distance_bias: score=\"subtraction\" does not",
+          {.score = AttentionScore::subtraction, .distance_bias = DistanceBias::alibi});
+  refused("window_left: score=\"linear\" does not",
+          {.score = AttentionScore::linear, .window_left = 3});
+  refused("buckets: expected a multiple of 4",
+          {.distance_bias = DistanceBias::buckets, .buckets = 6});
+  refused("bucket_distance: expected buckets=32 to",
+          {.distance_bias = DistanceBias::buckets, .bucket_distance = 8});
+  refused("\"learned\" needs sequences of one length", {.distance_bias = DistanceBias::learned},
+          Size::symbol("T"));
+}
+
+}  // namespace
+}  // namespace fovea
