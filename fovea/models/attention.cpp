@@ -174,7 +174,8 @@ Value self_attention(Graph& g, Value x, int64_t heads, const AttentionOptions& o
     const std::string_view message = e.what();
     const size_t start = message.find("expected");
     if (start == std::string_view::npos) throw;
-    throw Error(e.code(), "[model.attention] " + std::string(message.substr(start)));
+    const size_t end = std::min(message.find(" (inputs:"), message.size());
+    throw Error(e.code(), "[model.attention] " + std::string(message.substr(start, end - start)));
   }
   return ops::linear(g, "out", a, width);
 }

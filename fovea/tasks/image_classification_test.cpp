@@ -41,9 +41,9 @@ TEST(ImageClassification, AttentionNodesHaveStableNamesAndTheRecipesAttributes) 
 
 TEST(ImageClassification, TheRecipesAttentionIsRefusedWithItsLine) {
   const auto code = ErrorCode::invalid_argument;
-  expect_error(code, "test.toml:9: [model.attention] kv_heads: expected a divisor of heads=2",
+  expect_error(code, "test.toml:10: [model.attention] kv_heads: expected a divisor of heads=2",
                [] { make(kModel + "[model.attention]\nkv_heads = 3\n"); });
-  expect_error(code, "test.toml:8: [model.attention] expected a window",
+  expect_error(code, "test.toml:9: [model.attention] expected a window",
                [] { make(kModel + "[model.attention]\ncausal = true\ndilation = 2\n"); });
   expect_error(code, "expected one of dot, additive, subtraction, linear",
                [] { make(kModel + "[model.attention]\nscore = \"cosine\"\n"); });
