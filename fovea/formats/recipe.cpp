@@ -493,6 +493,8 @@ int64_t RecipeTable::items(std::string_view path) const {
     refuse(impl_->place(path, node->source()), "'{}': expected an array, got {}", path,
            describe(*node));
   }
+  // An empty one has no sections that bind() could make known.
+  if (array->empty()) impl_->known[std::string(path)];
   return static_cast<int64_t>(array->size());
 }
 

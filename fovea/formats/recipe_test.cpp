@@ -172,6 +172,10 @@ TEST(Recipe, ArraysOfTablesBindByIndex) {
   EXPECT_EQ(second.weight, 0.5);
   EXPECT_NO_THROW(recipe.check_all_read());
   EXPECT_EQ(recipe.items("none"), 0);
+  RecipeTable none = parse("[[losses]]\nweight = 2\n");
+  none.set("losses=[]");
+  EXPECT_EQ(none.items("losses"), 0);
+  EXPECT_NO_THROW(none.check_all_read());
   recipe.set("losses[1].weigth=3");
   expect_error(ErrorCode::invalid_argument,
                "--set losses[1].weigth: unknown key 'losses[1].weigth'; did you mean "
