@@ -238,8 +238,8 @@ const std::vector<OpRow>& all_rows() {
   static const std::vector<OpRow> rows = [] {
     std::vector<OpRow> all;
     for (auto family :
-         {attention_link_rows, attention_rows, conv_rows, elementwise_rows, index_rows, norm_rows,
-          optimiser_rows, product_rows, score_rows, shape_rows}) {
+         {attention_link_rows, attention_row_rows, attention_rows, conv_rows, elementwise_rows,
+          index_rows, norm_rows, optimiser_rows, product_rows, score_rows, shape_rows}) {
       auto some = family();
       std::move(some.begin(), some.end(), std::back_inserter(all));
     }

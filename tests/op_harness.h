@@ -48,6 +48,7 @@ struct OpRow {
 };
 
 std::vector<OpRow> attention_link_rows();
+std::vector<OpRow> attention_row_rows();
 std::vector<OpRow> attention_rows();
 std::vector<OpRow> conv_rows();
 std::vector<OpRow> elementwise_rows();

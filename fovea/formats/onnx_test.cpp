@@ -337,6 +337,17 @@ std::vector<FormCase> form_cases() {
     return ops::attention(g, q, k, v,
                           {.heads = 4, .kv_heads = 2, .causal = true, .window_left = 3});
   });
+  add("attention with rotary positions", [](Graph& g) {
+    const Value x = floats_in(g, {kBatch, kLength, 16});
+    return ops::attention(g, x, x, x, {.heads = 2, .causal = true, .rotary = 6});
+  });
+  add("cosine attention with temperatures", [](Graph& g) {
+    const Value x = floats_in(g, {kBatch, 5, 12}), t = ops::weight(g, "t", {3}, 1);
+    return ops::attention(
+        g, x, x, x,
+        {.heads = 3, .cosine = true, .rotary = 4, .rotary_layout = RotaryLayout::halves},
+        {.temperature = t});
+  });
   add("packed attention with dropped heads", [](Graph& g) {
     return g.add("attention", {floats_in(g, {kBatch, 5, 24})},
                  AttentionAttrs{.heads = 4, .heads_kept = 2, .lse = true, .packed = true});

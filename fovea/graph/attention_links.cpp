@@ -164,6 +164,7 @@ void check(const InferContext& c, const AttentionAttrs& a, const Size& batch, co
   check_plane(c, a, AttentionLink::bias, "bias", floating, {batch, a.heads, tq, tk});
   expect(AttentionLink::distance_bias, "distance_bias", {floating, {a.heads, tq + tk - Size(1)}});
   expect(AttentionLink::sink, "sink", {floating, {a.heads}});
+  expect(AttentionLink::temperature, "temperature", {floating, {a.heads}});
 }
 
 Value scores(Graph& g, Value s, std::span<const Value> in, const AttentionAttrs& a, const Size& tq,
@@ -200,8 +201,8 @@ Value with_sink(Graph& g, Value s, std::span<const Value> in, const AttentionAtt
 
 std::vector<size_t> differentiable(const AttentionAttrs& a) {
   std::vector<size_t> places;
-  for (AttentionLink link :
-       {AttentionLink::bias, AttentionLink::distance_bias, AttentionLink::sink})
+  for (AttentionLink link : {AttentionLink::bias, AttentionLink::distance_bias, AttentionLink::sink,
+                             AttentionLink::temperature})
     if (const int at = a.input(link); at >= 0) places.push_back(static_cast<size_t>(at));
   return places;
 }

@@ -24,7 +24,8 @@ Value scores(Graph& g, Value scores, std::span<const Value> in, const AttentionA
 // none.
 Value with_sink(Graph& g, Value scores, std::span<const Value> in, const AttentionAttrs& a);
 
-// Those inputs that have gradients, by their places among all inputs: bias, distance_bias, sink.
+// Those inputs that have gradients, by their places among all inputs: bias, distance_bias, sink,
+// temperature.
 std::vector<size_t> differentiable(const AttentionAttrs& a);
 
 }  // namespace fovea::attention_links

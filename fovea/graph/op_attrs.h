@@ -1,9 +1,11 @@
 // The attributes of the ops: plain structs with defaults; `visit` names each field.
 #pragma once
 
+#include <cmath>
 #include <string>
 #include <vector>
 
+#include "fovea/base/rotary.h"
 #include "fovea/graph/size.h"
 
 namespace fovea {
@@ -235,6 +237,7 @@ enum class AttentionLink {
   bias,           // f32 [B|1,H|1,Tq|1,Tk], added to the scores
   distance_bias,  // f32 [H,Tq+Tk-1]: added to the score of link (i, j): element j - i + Tq - 1
   sink,           // f32 [H]: a score in each query's softmax whose value is 0
+  temperature,    // f32 [H]: a factor of the scores
 };
 
 // Which links there are: kernels/attention.h has the whole rule.
@@ -242,7 +245,7 @@ struct AttentionAttrs {
   int64_t heads = 1;
   int64_t kv_heads = 0;      // 0: as many as heads
   int64_t heads_kept = -1;   // the first heads_kept heads are computed, the others give 0; -1: all
-  double scale = 0;          // 0: 1 / sqrt(head size)
+  double scale = 0;          // 0: 1 / sqrt(head size), or 1 with cosine
   bool causal = false;       // query i sees keys up to its own position
   int64_t window_left = -1;  // keys further to the left than this are not seen; -1: no limit
   int64_t window_right = -1;
@@ -258,7 +261,13 @@ struct AttentionAttrs {
   bool bias = false;
   bool distance_bias = false;
   bool sink = false;
-  bool link_gradients = false;  // attention_grad: also those of bias, distance_bias and sink
+  bool cosine = false;  // rows of q and k are divided by their norms, sqrt(|row|^2 + cosine_eps)
+  double cosine_eps = 1e-6;
+  int64_t rotary = 0;  // coordinates of a head that its position turns; 0: none
+  double rotary_base = 10000;
+  RotaryLayout rotary_layout = RotaryLayout::pairs;
+  bool temperature = false;
+  bool link_gradients = false;  // attention_grad: also those of the inputs that have gradients
   bool lse = false;             // give the log-sum-exp of each query as well, [B,H,Tq]
   bool packed = false;          // one input [B,T,(H+2Hkv)*D]: the heads of q, then of k, then of v
   TypeChoice compute = TypeChoice::same;  // what mixed_precision makes of the products
@@ -283,6 +292,12 @@ struct AttentionAttrs {
     v("bias", bias);
     v("distance_bias", distance_bias);
     v("sink", sink);
+    v("cosine", cosine);
+    v("cosine_eps", cosine_eps);
+    v("rotary", rotary);
+    v("rotary_base", rotary_base);
+    v("rotary_layout", rotary_layout);
+    v("temperature", temperature);
     v("link_gradients", link_gradients);
     v("lse", lse);
     v("packed", packed);
@@ -290,14 +305,20 @@ struct AttentionAttrs {
   }
   int64_t kv() const { return kv_heads ? kv_heads : heads; }
   int64_t kept() const { return heads_kept < 0 ? heads : heads_kept; }
+  double scale_of(int64_t head_size) const {
+    if (scale != 0) return scale;
+    return cosine ? 1 : 1 / std::sqrt(static_cast<double>(head_size));
+  }
   // Inputs that hold q, k and v, and those behind them.
   size_t operands() const { return packed ? 1 : 3; }
   size_t links() const {
-    return size_t{lengths} + documents + mask + (block > 0) + bias + distance_bias + sink;
+    return size_t{lengths} + documents + mask + (block > 0) + bias + distance_bias + sink +
+           temperature;
   }
   // Which input this is, or -1.
   int input(AttentionLink link) const {
-    const bool has[] = {lengths, documents, mask, block > 0, bias, distance_bias, sink};
+    const bool has[] = {lengths, documents,     mask, block > 0,
+                        bias,    distance_bias, sink, temperature};
     const auto which = static_cast<size_t>(link);
     if (!has[which]) return -1;
     size_t at = operands();

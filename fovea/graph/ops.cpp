@@ -204,6 +204,7 @@ Value attention(Graph& g, Value q, Value k, Value v, AttentionAttrs attrs,
   attrs.bias = add(links.bias);
   attrs.distance_bias = add(links.distance_bias);
   attrs.sink = add(links.sink);
+  attrs.temperature = add(links.temperature);
   return g.add("attention", std::move(inputs), attrs, name);
 }
 Value linear_attention(Graph& g, Value q, Value k, Value v, LinearAttentionAttrs attrs,

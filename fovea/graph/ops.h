@@ -63,7 +63,7 @@ Value rms_norm(Graph& g, Value x, Value weight, NormAttrs attrs = {});
 struct AttentionLinkValues {
   Value lengths = {}, documents = {}, mask = {};
   Value blocks = {};  // with attrs.block
-  Value bias = {}, distance_bias = {}, sink = {};
+  Value bias = {}, distance_bias = {}, sink = {}, temperature = {};
 };
 // q [B,Tq,H*D], k [B,Tk,Hkv*D], v [B,Tk,Hkv*Dv] -> [B,Tq,H*Dv] (Vaswani et al. 2017).
 Value attention(Graph& g, Value q, Value k, Value v, AttentionAttrs attrs,

@@ -5,6 +5,7 @@
 #include <cmath>
 
 #include "fovea/graph/attention_links.h"
+#include "fovea/graph/attention_rows.h"
 #include "fovea/graph/gradient.h"
 #include "fovea/graph/head_values.h"
 #include "fovea/graph/op.h"
@@ -66,6 +67,7 @@ std::vector<ValueType> infer_packed(const InferContext& c, const AttentionAttrs&
   const Size& width = qkv.shape[2];
   c.expect(width.is_constant() && width.constant() % heads == 0,
            fmt::format("expected a known width that is a multiple of H+2Hkv={}", heads));
+  attention_rows::check(c, a, width.constant() / heads);
   return attention_results(c, a, Size(width.constant() / heads * a.heads));
 }
 
@@ -93,6 +95,7 @@ std::vector<ValueType> infer_attention(const InferContext& c) {
   }
   const int64_t d = q.shape[2].constant() / a.heads;
   c.expect(k.shape[2].constant() / a.kv() == d, "expected q and k to have one head size");
+  attention_rows::check(c, a, d);
   return attention_results(c, a, Size(v.shape[2].constant() / a.kv() * a.heads));
 }
 
@@ -133,11 +136,11 @@ Values decompose_wide(Graph& g, const Values& qkv, std::span<const Value> in,
   const Shape sq = g.shape(qkv[0]), sk = g.shape(qkv[1]), sv = g.shape(qkv[2]);
   const int64_t groups = a.kv(), in_group = a.heads / groups;
   const int64_t d = sq[2].constant() / a.heads, dv = sv[2].constant() / groups;
-  const Value q = split_heads(g, qkv[0], groups, in_group);
-  const Value k = split_heads(g, qkv[1], groups, 1);
+  const Value q =
+      split_heads(g, attention_rows::queries(g, qkv[0], in, a, sk[1]), groups, in_group);
+  const Value k = split_heads(g, attention_rows::keys(g, qkv[1], a), groups, 1);
   const Value v = split_heads(g, qkv[2], groups, 1);
-  const double scale = a.scale != 0 ? a.scale : 1 / std::sqrt(static_cast<double>(d));
-  Value s = ops::scaled(g, ops::matmul(g, q, k, {.transpose_b = true}), scale);
+  Value s = ops::scaled(g, ops::matmul(g, q, k, {.transpose_b = true}), a.scale_of(d));
   s = attention_links::with_sink(g, attention_links::scores(g, s, in, a, sq[1], sk[1]), in, a);
   Value probabilities = ops::softmax(g, s);
   if (a.sink) probabilities = ops::slice(g, probabilities, 4, 0, sk[1]);
@@ -211,7 +214,7 @@ Attrs without_link_gradients(const Attrs& attrs, const std::vector<bool>& used) 
 }
 
 // q, k, v (or all three packed), the inputs of links, out, lse, dout -> dq, dk, dv (or packed), and
-// with link_gradients those of bias, distance_bias and sink.
+// with link_gradients those of the links that have gradients.
 std::vector<ValueType> infer_attention_grad(const InferContext& c) {
   const auto& a = c.attrs.get<AttentionAttrs>();
   const size_t given = a.operands() + a.links();
@@ -249,7 +252,7 @@ std::span<const Op> attention_ops() {
       {.name = "attention",
        .defaults = AttentionAttrs{},
        .min_inputs = 1,
-       .max_inputs = 10,
+       .max_inputs = 11,
        .infer = infer_attention,
        .flops = attention_flops,
        .gradient = attention_gradient,
@@ -259,7 +262,7 @@ std::span<const Op> attention_ops() {
       {.name = "attention_grad",
        .defaults = AttentionAttrs{},
        .min_inputs = 4,
-       .max_inputs = 13,
+       .max_inputs = 14,
        .infer = infer_attention_grad,
        .flops = attention_grad_flops,
        .decompose = decompose_attention_grad,

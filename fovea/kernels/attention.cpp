@@ -73,6 +73,16 @@ void check_links(const AttentionProblem& p) {
   if (p.block > 0) check_plane("blocks", true, p.block_plane, (p.tk + p.block - 1) / p.block);
 }
 
+void check_rows(const AttentionProblem& p) {
+  if (p.rotary < 0 || p.rotary % 2 != 0 || p.rotary > p.head_dim)
+    wrong("rotary to be even, and at most head_dim=" + std::to_string(p.head_dim),
+          "rotary=" + std::to_string(p.rotary));
+  if (!(p.rotary_base > 0 && p.rotary_base < std::numeric_limits<float>::max()))
+    wrong("a finite rotary_base above 0", std::to_string(p.rotary_base));
+  if (!(p.cosine_eps >= 1e-30 && p.cosine_eps < std::numeric_limits<float>::max()))
+    wrong("a finite cosine_eps of at least 1e-30", std::to_string(p.cosine_eps));
+}
+
 std::string type_text(DType t) { return std::string(dtype_name(t)); }
 
 void check_cache(const AttentionProblem& p, bool backward) {
@@ -143,6 +153,7 @@ void check(const AttentionProblem& p, bool backward) {
           std::to_string(p.window_left) + " and " + std::to_string(p.window_right));
   }
   check_links(p);
+  check_rows(p);
   if (!(p.scale > -std::numeric_limits<float>::max() &&
         p.scale < std::numeric_limits<float>::max()))
     wrong("a finite scale", std::to_string(p.scale));

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "fovea/base/dtype.h"
+#include "fovea/base/rotary.h"
 #include "fovea/kernels/kernel.h"
 
 namespace fovea {
@@ -52,9 +53,12 @@ struct AttentionPlane {
 //     j <= p if causal, and
 //     (j < global_tokens, or p < global_tokens, or
 //       p - window_left <= j <= p + window_right, each if not -1, and dilation divides p - j).
-// The score of a link is scale q . k, held by soft_cap, then with bias and distance_bias added. A
-// sink is one more score of each query, whose key has the value 0. A query that sees no key gives
-// output 0, log-sum-exp -infinity (that of its sink) and gradient 0.
+// The score of a link is scale temperature q . k, held by soft_cap, then with bias and
+// distance_bias added. With cosine, rows of q and k are divided by sqrt(|row|^2 + cosine_eps)
+// first; with rotary, coordinates of theirs are then turned by angles that are the position (p of
+// queries, j of keys) times rotary_base^(-2 i / rotary), i = 0 .. rotary / 2 - 1. A sink is one
+// more score of each query, whose key has the value 0. A query that sees no key gives output 0,
+// log-sum-exp -infinity (that of its sink) and gradient 0.
 struct AttentionProblem {
   // Of q, k, v, out and their gradients: f32, f64 or bf16. With bf16 the log-sum-exp, biases and
   // sinks are f32, and sums are formed in f32.
@@ -85,7 +89,13 @@ struct AttentionProblem {
   bool distance_bias = false;  // AttentionLinks::distance_bias is given
   bool sink = false;           // AttentionLinks::sinks is given
   double soft_cap = 0;         // c tanh(score / c) (Bello et al. 2016); 0: none
-  bool want_lse = false;       // write the log-sum-exp (backward needs it)
+  bool cosine = false;         // rows of q and k by their norms (Henry et al. 2020)
+  double cosine_eps = 1e-6;    // at least 1e-30
+  int64_t rotary = 0;          // coordinates turned (Su et al. 2021, equation 34); 0: none
+  double rotary_base = 10000;
+  RotaryLayout rotary_layout = RotaryLayout::pairs;
+  bool temperature = false;  // AttentionLinks::temperatures is given
+  bool want_lse = false;     // write the log-sum-exp (backward needs it)
   AttentionStrides q = {}, k = {}, v = {}, out = {};
   AttentionStrides dq = {}, dk = {}, dv = {}, dout = {};  // for backward only
   // Where k and v are a key/value cache (forward only):
@@ -117,6 +127,7 @@ struct AttentionLinks {
   const void* bias = nullptr;           // in bias_plane
   const void* distance_bias = nullptr;  // [heads, tq + tk - 1], for link (i, j) at j - i + tq - 1
   const void* sinks = nullptr;          // [heads]
+  const void* temperatures = nullptr;   // [heads]: factors of the scores; typed like biases
 };
 
 struct AttentionArgs {
@@ -144,11 +155,12 @@ struct AttentionBackwardArgs {
   void* dk = nullptr;
   void* dv = nullptr;
   AttentionLinks links = {};  // as in forward
-  // Gradients of the biases and sinks that the problem names, like them (sums over what is
-  // repeated); null: not wanted.
+  // Gradients of the biases, sinks and temperatures that the problem names, like them (sums over
+  // what is repeated); null: not wanted.
   void* dbias = nullptr;
   void* ddistance_bias = nullptr;
   void* dsinks = nullptr;
+  void* dtemperatures = nullptr;
 };
 
 using AttentionKernel = Kernel<AttentionProblem, AttentionArgs>;

@@ -12,6 +12,7 @@
 // after foreach_target.h
 #include "fovea/base/error.h"
 #include "fovea/kernels/attention.h"
+#include "fovea/kernels/attention_rows-inl.h"
 #include "fovea/kernels/attention_scores-inl.h"
 
 #ifndef FOVEA_ATTENTION_BACKWARD_ONCE
@@ -26,9 +27,11 @@ constexpr int64_t kQueryBlock = 48;  // about; a multiple of the lanes
 struct BackwardTask {
   const AttentionProblem& problem;
   const AttentionBackwardArgs& args;
-  const float* distances;  // biases of all heads, reversed
-  float* distance_sums;    // their gradients, of each head of each sample
-  double* sink_sums;       // gradients of sinks, likewise
+  const float* distances;    // biases of all heads, reversed
+  float* distance_sums;      // their gradients, of each head of each sample
+  double* sink_sums;         // gradients of sinks, likewise
+  double* temperature_sums;  // of temperatures
+  const RotaryTable<float>& rotary;
   int64_t batch, kv_head;
 };
 
@@ -59,7 +62,7 @@ struct BackwardLayout {
     dk = scratch.take(span * dim);
     dv = scratch.take(span * value_dim);
     const bool converted = p.dtype != DType::f32;
-    k = scratch.take(converted || scattered(p.k, p.head_dim) ? span * dim : 0);
+    k = scratch.take(converted || changes_rows(p) || scattered(p.k, p.head_dim) ? span * dim : 0);
     v = scratch.take(converted || scattered(p.v, p.value_dim) ? span * value_dim : 0);
     dq = scratch.take(converted ? p.heads / p.kv_heads * p.tq * p.head_dim : 0);
     lse = scratch.take(width);
@@ -102,17 +105,6 @@ using attention_detail::BackwardTask;
 using attention_detail::kKeyBlock;
 
 template <class T>
-HWY_INLINE float dot_rows(const T* a, const T* b, int64_t n) {
-  const F32 d;
-  Vec sum = hn::Zero(d);
-  int64_t i = 0;
-  for (; i + kLanes <= n; i += kLanes) sum = hn::MulAdd(simd::load(a + i), simd::load(b + i), sum);
-  float total = hn::GetLane(hn::SumOfLanes(d, sum));
-  for (; i < n; ++i) total += static_cast<float>(a[i]) * static_cast<float>(b[i]);
-  return total;
-}
-
-template <class T>
 class HeadBackward {
  public:
   HeadBackward(const BackwardTask& task, float* scratch)
@@ -121,7 +113,8 @@ class HeadBackward {
         task_(task),
         layout_(p_, kLanes),
         scratch_(scratch),
-        seen_(p_, task.args.links, task.batch) {}
+        seen_(p_, task.args.links, task.batch),
+        change_(p_, task.rotary) {}
 
   void run() {
     const int64_t group = p_.heads / p_.kv_heads;
@@ -143,8 +136,9 @@ class HeadBackward {
     }
     for (int64_t span = 0; span < p_.tk; span += layout_.span) {
       const int64_t keys = HWY_MIN(layout_.span, p_.tk - span);
-      k_ = gather_rows(at(args_.k, p_.k, span, task_.kv_head), p_.k, keys, p_.head_dim,
-                       scratch_ + layout_.k);
+      const int64_t position = attention_detail::first_key_position(p_) + span;
+      k_ = gather_changed(change_, at(args_.k, p_.k, span, task_.kv_head), p_.k, keys, p_.head_dim,
+                          scratch_ + layout_.k, position);
       v_ = gather_rows(at(args_.v, p_.v, span, task_.kv_head), p_.v, keys, p_.value_dim,
                        scratch_ + layout_.v);
       fill_zero(scratch_ + layout_.dk, keys * layout_.dim);
@@ -153,11 +147,16 @@ class HeadBackward {
         for (int64_t i = 0; i < p_.tq; i += layout_.width)
           queries(first_head + h, h, i, span, keys);
       }
+      for (int64_t j = 0; change_.any() && j < keys; ++j)
+        change_.undo(scratch_ + layout_.dk + j * layout_.dim,
+                     at(args_.k, p_.k, span + j, task_.kv_head), position + j, 1.0f);
       write(scratch_ + layout_.dk, layout_.dim, p_.head_dim, static_cast<float>(p_.scale), span,
             keys, args_.dk, p_.dk);
       write(scratch_ + layout_.dv, layout_.value_dim, p_.value_dim, 1.0f, span, keys, args_.dv,
             p_.dv);
     }
+    for (int64_t h = 0; h < group && (change_.any() || p_.temperature); ++h)
+      undo_queries(first_head + h, h, h < kept);
     if constexpr (!std::is_same_v<T, float>) {
       for (int64_t h = 0; h < kept; ++h)
         store_rows(scratch_ + layout_.dq + h * p_.tq * p_.head_dim, p_.head_dim, p_.tq, p_.head_dim,
@@ -186,6 +185,19 @@ class HeadBackward {
       static_cast<void>(head);
       return {scratch_ + layout_.dq + (head_in_group * p_.tq + first) * p_.head_dim, p_.head_dim};
     }
+  }
+
+  // Gradients of the queries that stand in the products, times the temperature, become those of the
+  // queries; on the way that of the temperature.
+  void undo_queries(int64_t head, int64_t head_in_group, bool kept) const {
+    const float temperature = attention_detail::temperature(p_, args_.links, head);
+    const int64_t position = attention_detail::first_query_position(p_);
+    const SumRows dq = dq_rows(head, head_in_group, 0);
+    double sum = 0;
+    for (int64_t i = 0; kept && i < p_.tq; ++i)
+      sum += static_cast<double>(change_.undo(dq.first + i * dq.stride, at(args_.q, p_.q, i, head),
+                                              position + i, temperature));
+    if (p_.temperature) task_.temperature_sums[task_.batch * p_.heads + head] = sum;
   }
 
   double* sink_sum(int64_t head) const { return task_.sink_sums + task_.batch * p_.heads + head; }
@@ -266,6 +278,10 @@ class HeadBackward {
     copy_rows(at(args_.q, p_.q, first, head), p_.q.token, count, p_.head_dim, q, layout_.dim);
     copy_rows(at(args_.dout, p_.dout, first, head), p_.dout.token, count, p_.value_dim, dout,
               layout_.value_dim);
+    if (change_.any())
+      change_.apply(q, layout_.dim, count, attention_detail::first_query_position(p_) + first);
+    if (p_.temperature)
+      scale_rows(q, count * layout_.dim, attention_detail::temperature(p_, args_.links, head));
     load_transposed(q, layout_.dim, count, p_.head_dim, static_cast<float>(p_.scale * kLog2E),
                     scratch_ + layout_.qt, width);
     load_transposed(dout, layout_.value_dim, count, p_.value_dim, 1.0f, scratch_ + layout_.dot,
@@ -378,6 +394,7 @@ class HeadBackward {
   const BackwardLayout layout_;
   float* const scratch_;
   const attention_detail::Seen seen_;
+  const RowsChange change_;
   Rows k_{}, v_{};  // of the span
 };
 
@@ -413,11 +430,15 @@ struct Target {
 class HwyBackward final : public KernelPlan<AttentionBackwardArgs> {
  public:
   HwyBackward(const AttentionProblem& problem, const Target& target)
-      : p_(problem), target_(target), row_(p_.distance_bias ? distance_row(p_) : 0) {
+      : p_(problem),
+        target_(target),
+        rotary_(problem),
+        row_(p_.distance_bias ? distance_row(p_) : 0) {
     worker_scratch_bytes =
         static_cast<size_t>(BackwardLayout(p_, target.lanes()).total) * sizeof(float);
-    scratch_bytes = static_cast<size_t>(p_.heads * (1 + p_.batch) * row_) * sizeof(float) +
-                    static_cast<size_t>(p_.sink ? p_.batch * p_.heads : 0) * sizeof(double);
+    scratch_bytes =
+        static_cast<size_t>(p_.heads * (1 + p_.batch) * row_) * sizeof(float) +
+        static_cast<size_t>((p_.sink + p_.temperature) * p_.batch * p_.heads) * sizeof(double);
   }
 
   void run(const AttentionBackwardArgs& wanted,
@@ -427,6 +448,7 @@ class HwyBackward final : public KernelPlan<AttentionBackwardArgs> {
     float* distances = reinterpret_cast<float*>(context.scratch);
     float* distance_sums = distances + p_.heads * row_;
     double* sink_sums = reinterpret_cast<double*>(distance_sums + p_.batch * p_.heads * row_);
+    double* temperature_sums = sink_sums + (p_.sink ? p_.batch * p_.heads : 0);
     const int64_t links = p_.tq + p_.tk - 1;
     if (p_.distance_bias) {
       context.pool->parallel_for(p_.heads, [&](int64_t head, int) {
@@ -447,20 +469,25 @@ class HwyBackward final : public KernelPlan<AttentionBackwardArgs> {
                           .distances = distances,
                           .distance_sums = distance_sums,
                           .sink_sums = sink_sums,
+                          .temperature_sums = temperature_sums,
+                          .rotary = rotary_,
                           .batch = sample + n / groups,
                           .kv_head = group + n % groups},
                          context.worker<float>(worker));
       }
     });
-    if (!args.ddistance_bias && !args.dsinks) return;
+    const auto over_batch = [&](void* to, const double* sums, int64_t head) {
+      double sum = 0;
+      for (int64_t b = 0; b < p_.batch; ++b) sum += sums[b * p_.heads + head];
+      static_cast<float*>(to)[head] = static_cast<float>(sum);
+    };
+    if (!args.ddistance_bias && !args.dsinks && !args.dtemperatures) return;
     context.pool->parallel_for(p_.heads, [&](int64_t head, int) {
       if (args.ddistance_bias)
         add_distances(distance_sums + head * row_,
                       static_cast<float*>(args.ddistance_bias) + head * links);
-      if (!args.dsinks) return;
-      double sum = 0;
-      for (int64_t b = 0; b < p_.batch; ++b) sum += sink_sums[b * p_.heads + head];
-      static_cast<float*>(args.dsinks)[head] = static_cast<float>(sum);
+      if (args.dsinks) over_batch(args.dsinks, sink_sums, head);
+      if (args.dtemperatures) over_batch(args.dtemperatures, temperature_sums, head);
     });
   }
 
@@ -486,6 +513,7 @@ class HwyBackward final : public KernelPlan<AttentionBackwardArgs> {
 
   AttentionProblem p_;
   Target target_;
+  RotaryTable<float> rotary_;
   int64_t row_;  // of distances
 };
 

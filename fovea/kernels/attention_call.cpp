@@ -19,6 +19,7 @@ void check_links(const AttentionProblem& p, const AttentionLinks& links) {
   if (p.bias) need(links.bias, "links.bias", "bias");
   if (p.distance_bias) need(links.distance_bias, "links.distance_bias", "distance_bias");
   if (p.sink) need(links.sinks, "links.sinks", "sink");
+  if (p.temperature) need(links.temperatures, "links.temperatures", "temperature");
 }
 
 template <class Args>

@@ -9,6 +9,7 @@
 #include "hwy/foreach_target.h"  // IWYU pragma: keep
 // after foreach_target.h
 #include "fovea/kernels/attention.h"
+#include "fovea/kernels/attention_rows-inl.h"
 #include "fovea/kernels/attention_scores-inl.h"
 
 #ifndef FOVEA_ATTENTION_FORWARD_ONCE
@@ -45,6 +46,7 @@ struct ForwardTask {
   const AttentionArgs& args;
   const Panels& panels;
   const float* distances;  // of all heads, reversed
+  const RotaryTable<float>& rotary;
   int64_t batch, head, first_panel, end_panel;
 };
 
@@ -59,19 +61,20 @@ struct ForwardLayout {
     panel = width * (p.head_dim + p.value_dim + 4 + kLaneRows);
     scores = std::min(panels.per_task, panels.count) * panel;
     const bool converted = p.dtype != DType::f32;
-    const bool copy_k = converted || scattered(p.k, p.head_dim);
+    const bool changed = changes_rows(p);
+    const bool copy_k = converted || changed || scattered(p.k, p.head_dim);
     const bool copy_v = converted || scattered(p.v, p.value_dim);
     k = scores + width * keys;
     v = k + (copy_k ? keys * round(p.head_dim) : 0);
     rows = v + (copy_v ? keys * round(p.value_dim) : 0);
-    total = rows + (converted ? width * round(std::max(p.head_dim, p.value_dim)) : 0);
+    total = rows + (converted || changed ? width * round(std::max(p.head_dim, p.value_dim)) : 0);
   }
 
   int64_t width;   // of the widest panel
   int64_t panel;   // of each panel: Q^T, O^T and rows of one number a query
   int64_t scores;  // S^T of one panel and block of keys
   int64_t k, v;    // the block's rows, where they are scattered in memory or converted
-  int64_t rows;    // the panel's Q or O in f32, where they are converted
+  int64_t rows;    // the panel's Q or O in f32, where they are converted or changed
   int64_t total;
 };
 
@@ -169,6 +172,7 @@ class PanelsForward {
         scratch_(scratch),
         seen_(p_, task.args.links, task.batch),
         links_(p_, task.args.links, task.distances, task.batch, task.head),
+        change_(p_, task.rotary),
         kv_head_(task.head / (p_.heads / p_.kv_heads)) {}
 
   void run() {
@@ -244,8 +248,9 @@ class PanelsForward {
   }
   void gather(const KeyRange& block, BlockRows& rows) {
     const int64_t count = block.end - block.begin;
-    rows.k = gather_rows(at(task_.args.k, p_.k, block.begin, kv_head_), p_.k, count, p_.head_dim,
-                         scratch_ + layout_.k);
+    rows.k = gather_changed(change_, at(task_.args.k, p_.k, block.begin, kv_head_), p_.k, count,
+                            p_.head_dim, scratch_ + layout_.k,
+                            attention_detail::first_key_position(p_) + block.begin);
     rows.v = gather_rows(at(task_.args.v, p_.v, block.begin, kv_head_), p_.v, count, p_.value_dim,
                          scratch_ + layout_.v);
     rows.there = true;
@@ -255,15 +260,16 @@ class PanelsForward {
     return attention_detail::row(static_cast<const T*>(base), s, task_.batch, token, head);
   }
 
-  Rows queries(const T* q, int64_t count) const {
+  Rows queries(int64_t first, int64_t count) const {
+    const T* q = at(task_.args.q, p_.q, first, task_.head);
     if constexpr (std::is_same_v<T, float>) {
-      static_cast<void>(count);
-      return {q, p_.q.token};
-    } else {
-      const int64_t padded = whole_vectors(p_.head_dim);
-      copy_rows(q, p_.q.token, count, p_.head_dim, scratch_ + layout_.rows, padded);
-      return {scratch_ + layout_.rows, padded};
+      if (!change_.any()) return {q, p_.q.token};
     }
+    const Rows rows = copied(q, p_.q, count, p_.head_dim, scratch_ + layout_.rows);
+    if (change_.any())
+      change_.apply(scratch_ + layout_.rows, rows.stride, count,
+                    attention_detail::first_query_position(p_) + first);
+    return rows;
   }
 
   void start(int64_t index, int64_t slot, Panel& panel) {
@@ -281,9 +287,11 @@ class PanelsForward {
                   .rescale = rows + 2 * width,
                   .new_max = rows + 3 * width,
                   .keys = LaneKeys(p_, rows + 4 * width, width)};
-    const Rows q = queries(at(task_.args.q, p_.q, panel.first, task_.head), panel.queries);
+    const Rows q = queries(panel.first, panel.queries);
     load_transposed(q.first, q.stride, panel.queries, p_.head_dim,
-                    static_cast<float>(p_.scale * kLog2E), panel.qt, width);
+                    static_cast<float>(p_.scale * kLog2E) *
+                        attention_detail::temperature(p_, task_.args.links, task_.head),
+                    panel.qt, width);
     // A sink is a key that has been seen already.
     const float sink = p_.sink ? static_cast<const float*>(task_.args.links.sinks)[task_.head] *
                                      static_cast<float>(kLog2E)
@@ -340,6 +348,7 @@ class PanelsForward {
   float* const scratch_;
   const attention_detail::Seen seen_;
   const ScoreLinks links_;
+  const RowsChange change_;
   const int64_t kv_head_;
   Panel panels_[kMaxPanels];
 };
@@ -376,7 +385,7 @@ struct Target {
 class HwyForward final : public KernelPlan<AttentionArgs> {
  public:
   HwyForward(const AttentionProblem& problem, const Target& target)
-      : p_(problem), panels_(problem, target.lanes()), target_(target) {
+      : p_(problem), panels_(problem, target.lanes()), target_(target), rotary_(problem) {
     worker_scratch_bytes = static_cast<size_t>(ForwardLayout(p_, panels_).total) * sizeof(float);
     if (p_.distance_bias)
       scratch_bytes = static_cast<size_t>(p_.heads * distance_row(p_)) * sizeof(float);
@@ -399,6 +408,7 @@ class HwyForward final : public KernelPlan<AttentionArgs> {
                              .args = args,
                              .panels = panels_,
                              .distances = distances,
+                             .rotary = rotary_,
                              .batch = block / panels_.tasks / p_.heads,
                              .head = head,
                              .first_panel = first,
@@ -430,6 +440,7 @@ class HwyForward final : public KernelPlan<AttentionArgs> {
   AttentionProblem p_;
   Panels panels_;
   Target target_;
+  RotaryTable<float> rotary_;
 };
 
 template <auto kForward, auto kDistances, auto kLanesOf>

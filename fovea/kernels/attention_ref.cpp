@@ -5,6 +5,7 @@
 
 #include "fovea/base/error.h"
 #include "fovea/kernels/attention_cache.h"
+#include "fovea/kernels/attention_rows.h"
 #include "fovea/kernels/attention_seen.h"
 #include "fovea/kernels/convert.h"
 
@@ -95,12 +96,25 @@ double sink_of(const AttentionProblem& p, const AttentionLinks& links, int64_t h
   return p.sink ? number(static_cast<const LseType<T>*>(links.sinks)[head]) : -INFINITY;
 }
 
+// A factor of the scores of a head.
+template <class T>
+double temperature_of(const AttentionProblem& p, const AttentionLinks& links, int64_t head) {
+  return p.temperature ? number(static_cast<const LseType<T>*>(links.temperatures)[head]) : 1.0;
+}
+
+// Row (b, t, h) in double.
+template <class T>
+void widen_row(const T* from, int64_t n, double* to) {
+  for (int64_t d = 0; d < n; ++d) to[d] = number(from[d]);
+}
+
 template <class T>
 class RefForward final : public KernelPlan<AttentionArgs> {
  public:
   using Lse = LseType<T>;
 
-  explicit RefForward(const AttentionProblem& problem) : p_(problem) {
+  explicit RefForward(const AttentionProblem& problem)
+      : p_(problem), rotary_(problem), change_(p_, rotary_) {
     worker_scratch_bytes =
         static_cast<size_t>(p_.tk + 2 * (p_.head_dim + p_.value_dim)) * sizeof(double);
   }
@@ -131,14 +145,17 @@ class RefForward final : public KernelPlan<AttentionArgs> {
     double* sum_v = scratch + p_.tk;
     double* q_row = sum_v + p_.value_dim;
     double* kv = q_row + p_.head_dim;  // a row of k or v
-    for (int64_t d = 0; d < p_.head_dim; ++d) q_row[d] = number(q[d]);
+    widen_row(q, p_.head_dim, q_row);
+    change_.apply(q_row, first_query_position(p_) + i);
+    const double scale = p_.scale * temperature_of<T>(p_, args.links, h);
     double max = sink;
     bool nan = false;
     for (int64_t j = 0; j < p_.tk; ++j) {
       if (!links.sees(j)) continue;
       read_row(k, type, b, j, g, p_.head_dim, kv);
+      change_.apply(kv, first_key_position(p_) + j);
       double slope;
-      score[j] = links.capped(p_.scale * dot(q_row, kv, p_.head_dim), slope) + links.added(j);
+      score[j] = links.capped(scale * dot(q_row, kv, p_.head_dim), slope) + links.added(j);
       max = std::max(max, score[j]);
       nan = nan || std::isnan(score[j]);
     }
@@ -160,6 +177,8 @@ class RefForward final : public KernelPlan<AttentionArgs> {
   }
 
   AttentionProblem p_;
+  RotaryTable<double> rotary_;
+  RowChange change_;
 };
 
 // With P = exp(S - lse), dP = dO V^T and delta = rowsum(dO * O):
@@ -169,9 +188,10 @@ class RefBackward final : public KernelPlan<AttentionBackwardArgs> {
  public:
   using Lse = LseType<T>;
 
-  explicit RefBackward(const AttentionProblem& problem) : p_(problem) {
+  explicit RefBackward(const AttentionProblem& problem)
+      : p_(problem), rotary_(problem), change_(p_, rotary_) {
     worker_scratch_bytes =
-        static_cast<size_t>((p_.tk + 1) * p_.head_dim + p_.tk * p_.value_dim) * sizeof(double);
+        static_cast<size_t>((2 * p_.tk + 3) * p_.head_dim + p_.tk * p_.value_dim) * sizeof(double);
   }
 
   void run(const AttentionBackwardArgs& wanted,
@@ -180,7 +200,7 @@ class RefBackward final : public KernelPlan<AttentionBackwardArgs> {
     const AttentionBackwardArgs args = named(p_, wanted);
     zero_shared(args);
     // What several heads add to is summed up by one task.
-    const bool shared = args.dbias || args.ddistance_bias || args.dsinks;
+    const bool shared = args.dbias || args.ddistance_bias || args.dsinks || args.dtemperatures;
     const int64_t heads = p_.batch * p_.kv_heads, each = shared ? heads : 1;
     context.pool->parallel_for(heads / each, [&](int64_t task, int worker) {
       for (int64_t n = task * each; n < (task + 1) * each; ++n)
@@ -191,6 +211,7 @@ class RefBackward final : public KernelPlan<AttentionBackwardArgs> {
  private:
   void zero_shared(const AttentionBackwardArgs& args) const {
     if (args.dsinks) std::fill_n(static_cast<Lse*>(args.dsinks), p_.heads, Lse(0));
+    if (args.dtemperatures) std::fill_n(static_cast<Lse*>(args.dtemperatures), p_.heads, Lse(0));
     if (args.ddistance_bias)
       std::fill_n(static_cast<Lse*>(args.ddistance_bias), p_.heads * (p_.tq + p_.tk - 1), Lse(0));
     if (!args.dbias) return;
@@ -201,58 +222,83 @@ class RefBackward final : public KernelPlan<AttentionBackwardArgs> {
   }
 
   void head(const AttentionBackwardArgs& args, int64_t b, int64_t g, double* scratch) const {
-    double* dq = scratch;
-    double* dk = dq + p_.head_dim;
-    double* dv = dk + p_.tk * p_.head_dim;
-    std::fill_n(dk, p_.tk * (p_.head_dim + p_.value_dim), 0.0);
+    const Rows x{.dq = scratch,
+                 .q = scratch + p_.head_dim,
+                 .given = scratch + 2 * p_.head_dim,
+                 .k = scratch + 3 * p_.head_dim,
+                 .dk = scratch + (3 + p_.tk) * p_.head_dim,
+                 .dv = scratch + (3 + 2 * p_.tk) * p_.head_dim};
+    std::fill_n(x.dk, p_.tk * (p_.head_dim + p_.value_dim), 0.0);
+    for (int64_t j = 0; j < p_.tk; ++j) {
+      widen_row(row(static_cast<const T*>(args.k), p_.k, b, j, g), p_.head_dim,
+                x.k + j * p_.head_dim);
+      change_.apply(x.k + j * p_.head_dim, first_key_position(p_) + j);
+    }
     const int64_t group = p_.heads / p_.kv_heads;
     for (int64_t h = g * group; h < (g + 1) * group; ++h) {
       for (int64_t i = 0; i < p_.tq; ++i) {
-        std::fill_n(dq, p_.head_dim, 0.0);
-        if (h < p_.heads_kept) query(args, b, h, g, i, dq, dk, dv);
+        std::fill_n(x.dq, p_.head_dim, 0.0);
+        if (h < p_.heads_kept) query(args, b, h, g, i, x);
         T* to = row(static_cast<T*>(args.dq), p_.dq, b, i, h);
-        for (int64_t d = 0; d < p_.head_dim; ++d) to[d] = rounded<T>(dq[d]);
+        for (int64_t d = 0; d < p_.head_dim; ++d) to[d] = rounded<T>(x.dq[d]);
       }
     }
     for (int64_t j = 0; j < p_.tk; ++j) {
+      widen_row(row(static_cast<const T*>(args.k), p_.k, b, j, g), p_.head_dim, x.given);
+      change_.undo(x.dk + j * p_.head_dim, x.given, first_key_position(p_) + j);
       T* to_k = row(static_cast<T*>(args.dk), p_.dk, b, j, g);
       T* to_v = row(static_cast<T*>(args.dv), p_.dv, b, j, g);
-      for (int64_t d = 0; d < p_.head_dim; ++d) to_k[d] = rounded<T>(dk[j * p_.head_dim + d]);
-      for (int64_t d = 0; d < p_.value_dim; ++d) to_v[d] = rounded<T>(dv[j * p_.value_dim + d]);
+      for (int64_t d = 0; d < p_.head_dim; ++d) to_k[d] = rounded<T>(x.dk[j * p_.head_dim + d]);
+      for (int64_t d = 0; d < p_.value_dim; ++d) to_v[d] = rounded<T>(x.dv[j * p_.value_dim + d]);
     }
   }
 
+  // Of one head, in double; q and k as they go into the products.
+  struct Rows {
+    double *dq, *q, *given;  // of one query
+    double *k, *dk, *dv;     // of all keys
+  };
+
   void query(const AttentionBackwardArgs& args, int64_t b, int64_t h, int64_t g, int64_t i,
-             double* dq, double* dk, double* dv) const {
-    const T* q = row(static_cast<const T*>(args.q), p_.q, b, i, h);
+             const Rows& x) const {
     const T* out = row(static_cast<const T*>(args.out), p_.out, b, i, h);
     const T* dout = row(static_cast<const T*>(args.dout), p_.dout, b, i, h);
     const double lse = number(static_cast<const Lse*>(args.lse)[(b * p_.heads + h) * p_.tq + i]);
     if (lse == -INFINITY) return;  // nothing is seen
     const double delta = dot(dout, out, p_.value_dim);
+    widen_row(row(static_cast<const T*>(args.q), p_.q, b, i, h), p_.head_dim, x.given);
+    std::copy_n(x.given, p_.head_dim, x.q);
+    change_.apply(x.q, first_query_position(p_) + i);
+    const double temperature = temperature_of<T>(p_, args.links, h);
+    double dtemperature = 0;
     const Links<T> links(p_, args.links, b, h, i);
     Lse* dbias =
         args.dbias ? links_row(static_cast<Lse*>(args.dbias), p_.bias_plane, b, h, i) : nullptr;
     for (int64_t j = 0; j < p_.tk; ++j) {
       if (!links.sees(j)) continue;
-      const T* k = row(static_cast<const T*>(args.k), p_.k, b, j, g);
+      const double* k = x.k + j * p_.head_dim;
       const T* v = row(static_cast<const T*>(args.v), p_.v, b, j, g);
       double slope;
-      const double score = links.capped(p_.scale * dot(q, k, p_.head_dim), slope) + links.added(j);
+      const double product = p_.scale * dot(x.q, k, p_.head_dim);
+      const double score = links.capped(temperature * product, slope) + links.added(j);
       const double prob = std::exp(score - lse);
       const double dscore = prob * (dot(dout, v, p_.value_dim) - delta);
       if (dbias) dbias[j] += static_cast<Lse>(dscore);
       if (args.ddistance_bias)
         static_cast<Lse*>(args.ddistance_bias)[links.distance_at(j)] += static_cast<Lse>(dscore);
-      const double ds = p_.scale * slope * dscore;
-      double* dkj = dk + j * p_.head_dim;
-      double* dvj = dv + j * p_.value_dim;
+      dtemperature += product * slope * dscore;
+      const double ds = temperature * p_.scale * slope * dscore;
+      double* dkj = x.dk + j * p_.head_dim;
+      double* dvj = x.dv + j * p_.value_dim;
       for (int64_t d = 0; d < p_.head_dim; ++d) {
-        dq[d] += ds * number(k[d]);
-        dkj[d] += ds * number(q[d]);
+        x.dq[d] += ds * k[d];
+        dkj[d] += ds * x.q[d];
       }
       for (int64_t d = 0; d < p_.value_dim; ++d) dvj[d] += prob * number(dout[d]);
     }
+    change_.undo(x.dq, x.given, first_query_position(p_) + i);
+    if (args.dtemperatures)
+      static_cast<Lse*>(args.dtemperatures)[h] += static_cast<Lse>(dtemperature);
     // The sink's value is 0, so that dP is.
     if (args.dsinks)
       static_cast<Lse*>(args.dsinks)[h] -=
@@ -260,6 +306,8 @@ class RefBackward final : public KernelPlan<AttentionBackwardArgs> {
   }
 
   AttentionProblem p_;
+  RotaryTable<double> rotary_;
+  RowChange change_;
 };
 
 }  // namespace

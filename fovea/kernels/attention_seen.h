@@ -143,10 +143,12 @@ void each_run(const AttentionProblem& p, const uint8_t* blocks, KeyRange keys, c
 // vectors may be read beyond the last one.
 inline int64_t distance_row(const AttentionProblem& p) { return padded(p.tq + p.tk - 1 + 128); }
 
-// Whether links depend on nothing but causal mask, window and length.
+// Whether links depend on nothing but causal mask, window and length, and scores on nothing but
+// rows of q and k as they are.
 inline bool is_plain(const AttentionProblem& p) {
   return !has_gaps(p) && p.documents == 0 && !p.mask && p.block == 0 && !p.bias &&
-         !p.distance_bias && !p.sink && p.soft_cap == 0;
+         !p.distance_bias && !p.sink && p.soft_cap == 0 && !p.cosine && p.rotary == 0 &&
+         !p.temperature;
 }
 
 // Without gradients of what the problem does not have.
@@ -154,6 +156,7 @@ inline AttentionBackwardArgs named(const AttentionProblem& p, AttentionBackwardA
   if (!p.bias) args.dbias = nullptr;
   if (!p.distance_bias) args.ddistance_bias = nullptr;
   if (!p.sink) args.dsinks = nullptr;
+  if (!p.temperature) args.dtemperatures = nullptr;
   return args;
 }
 

@@ -55,7 +55,8 @@ struct Arrays {
   // Of links, as the problem asks for them; randomise_links() fills them.
   std::vector<int32_t> documents;
   std::vector<uint8_t> mask, blocks;
-  std::vector<LseType<T>> bias, distances, sinks, dbias, ddistances, dsinks;
+  std::vector<LseType<T>> bias, distances, sinks, temperatures;
+  std::vector<LseType<T>> dbias, ddistances, dsinks, dtemperatures;
 
   explicit Arrays(const AttentionProblem& p) {
     const auto size = [](int64_t a, int64_t b, int64_t c, int64_t d) {
@@ -91,6 +92,7 @@ struct Arrays {
     bias = dbias = numbers(from.bias);
     distances = ddistances = numbers(from.distances);
     sinks = dsinks = numbers(from.sinks);
+    temperatures = dtemperatures = numbers(from.temperatures);
   }
   AttentionLinks links() const {
     const auto data = [](const auto& x) { return x.empty() ? nullptr : x.data(); };
@@ -100,7 +102,8 @@ struct Arrays {
             .blocks = data(blocks),
             .bias = data(bias),
             .distance_bias = data(distances),
-            .sinks = data(sinks)};
+            .sinks = data(sinks),
+            .temperatures = data(temperatures)};
   }
   AttentionArgs forward() {
     return {.q = q.data(),
@@ -123,7 +126,8 @@ struct Arrays {
             .links = links(),
             .dbias = dbias.data(),
             .ddistance_bias = ddistances.data(),
-            .dsinks = dsinks.data()};
+            .dsinks = dsinks.data(),
+            .dtemperatures = dtemperatures.data()};
   }
 };
 

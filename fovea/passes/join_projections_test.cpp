@@ -41,6 +41,22 @@ output y = %a
 )");
 }
 
+TEST(JoinProjections, WhatAttentionMakesOfRowsAndScoresStays) {
+  const std::string temperature = "t = variable(type=f32[3])\n";
+  const std::string options =
+      "heads=3, cosine=true, rotary=4, rotary_base=500, "
+      "rotary_layout=halves, temperature=true";
+  expect_joined(temperature + replaced(kPlain, "attention(%q, %k, %v, heads=3)",
+                                       "attention(%q, %k, %v, %t, " + options + ")"),
+                temperature + kWeights + R"(a.weights = concat(%wq, %wk, %wv) : f32[36,8]
+a.qkv = linear(%x, %a.weights) : f32[B,T,36]
+a = attention(%a.qkv, %t, )" +
+                    options +
+                    R"(, packed=true) : f32[B,T,12]
+output y = %a
+)");
+}
+
 TEST(JoinProjections, AMissingBiasIsZero) {
   expect_joined(kWeights + R"(q = linear(%x, %wq, %bq) : f32[B,T,12]
 k = linear(%x, %wk) : f32[B,T,12]

@@ -50,6 +50,20 @@ output y = %o
 )");
 }
 
+TEST(NarrowHeads, WhatAttentionMakesOfRowsStays) {
+  const Graph narrowed =
+      narrow_heads(graph_of(replaced(kPlain, "causal=true", "cosine=true, rotary=2")), {});
+  const auto& a = narrowed.node(narrowed.find("a")).attrs.get<AttentionAttrs>();
+  EXPECT_TRUE(a.heads == 3 && a.cosine && a.rotary == 2);
+}
+
+// The temperatures of all heads are one input, which is not cut.
+TEST(NarrowHeads, HeadsWithTemperaturesStay) {
+  expect_unchanged("t = variable(type=f32[4])\n" +
+                   replaced(replaced(kPlain, "%v, heads=4", "%v, %t, heads=4"), "causal=true",
+                            "causal=true, temperature=true"));
+}
+
 // Two key heads for four heads of size 3.
 const std::string kGrouped = R"(x = input(type=f32[B,T,8])
 wq = variable(type=f32[12,8])

@@ -1,5 +1,3 @@
-#include <cmath>
-
 #include "fovea/graph/op_attrs.h"
 #include "fovea/kernels/attention.h"
 #include "fovea/runtime/binding.h"
@@ -28,6 +26,12 @@ void add_links(const NodeProblem& n, const AttentionAttrs& a, AttentionProblem& 
   p.bias = a.bias;
   p.distance_bias = a.distance_bias;
   p.sink = a.sink;
+  p.cosine = a.cosine;
+  p.cosine_eps = a.cosine_eps;
+  p.rotary = a.rotary;
+  p.rotary_base = a.rotary_base;
+  p.rotary_layout = a.rotary_layout;
+  p.temperature = a.temperature;
   const auto dims = [&](AttentionLink link) {
     return n.input_dims(static_cast<size_t>(a.input(link)));
   };
@@ -55,7 +59,8 @@ class LinkInputs {
             .blocks = at(AttentionLink::blocks, flags),
             .bias = at(AttentionLink::bias, floats),
             .distance_bias = at(AttentionLink::distance_bias, floats),
-            .sinks = at(AttentionLink::sink, floats)};
+            .sinks = at(AttentionLink::sink, floats),
+            .temperatures = at(AttentionLink::temperature, floats)};
   }
 
  private:
@@ -80,7 +85,7 @@ AttentionProblem problem_of(const NodeProblem& n) {
     p.head_dim = q[2] / p.heads;
     p.value_dim = n.input_dims(2)[2] / p.kv_heads;
   }
-  p.scale = a.scale != 0 ? a.scale : 1 / std::sqrt(static_cast<double>(p.head_dim));
+  p.scale = a.scale_of(p.head_dim);
   p.causal = a.causal;
   p.window_left = a.window_left;
   p.window_right = a.window_right;
@@ -161,6 +166,7 @@ std::unique_ptr<NodePlan> bind_attention_grad(const NodeProblem& n, const Kernel
       if (a.bias) args.dbias = *next++;
       if (a.distance_bias) args.ddistance_bias = *next++;
       if (a.sink) args.dsinks = *next++;
+      if (a.temperature) args.dtemperatures = *next++;
     }
     return args;
   };

@@ -1,0 +1,21 @@
+// What attention makes of rows of q and k before their products: division by their norms, rotation
+// by their positions, the temperature; checked, and written with simpler ops.
+#pragma once
+
+#include <span>
+
+#include "fovea/graph/graph.h"
+#include "fovea/graph/op.h"
+#include "fovea/graph/op_attrs.h"
+
+namespace fovea::attention_rows {
+
+// Fails for rotations and norms that heads of this size do not have.
+void check(const InferContext& c, const AttentionAttrs& a, int64_t head_size);
+
+// q [B,Tq,H*D] and k [B,Tk,Hkv*D] as their products read them. in: all inputs of the op.
+Value queries(Graph& g, Value q, std::span<const Value> in, const AttentionAttrs& a,
+              const Size& tk);
+Value keys(Graph& g, Value k, const AttentionAttrs& a);
+
+}  // namespace fovea::attention_rows

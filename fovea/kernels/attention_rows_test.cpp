@@ -1,0 +1,309 @@
+// Rotary positions, cosine attention and temperatures, alone and with every mask and bias, in every
+// kernel against the reference in double precision; the reference against formulas written out here
+// and against finite differences.
+#include "fovea/kernels/attention_rows.h"
+
+#include <complex>
+#include <numeric>
+
+#include "fovea/base/test_errors.h"
+#include "fovea/kernels/attention_random_test.h"
+
+namespace fovea {
+namespace {
+
+using attention_test::Arrays;
+using attention_test::backward_ref;
+using attention_test::Dice;
+using attention_test::expect_near;
+using attention_test::forward_ref;
+using attention_test::plan_backward;
+using attention_test::random_problem;
+using attention_test::randomise_links;
+using attention_test::run_plan;
+
+// A random problem that changes rows or has temperatures.
+AttentionProblem changed_problem(Dice& dice, int64_t most_tokens) {
+  AttentionProblem p = random_problem(dice, most_tokens);
+  while (!p.cosine && p.rotary == 0 && !p.temperature) {
+    p.cosine = dice.one_in(2);
+    if (p.cosine && dice.one_in(3)) p.cosine_eps = 0.5;
+    if (dice.one_in(2)) p.rotary = 2 * dice.of(1, p.head_dim / 2);
+    if (dice.one_in(3)) p.rotary_base = 100;
+    if (dice.one_in(2)) p.rotary_layout = RotaryLayout::halves;
+    p.temperature = dice.one_in(2);
+  }
+  if (p.cosine) p.scale = dice.one_in(4) ? -2 : 1;
+  return p;
+}
+
+template <class T>
+void randomise(Dice& dice, const AttentionProblem& p, Arrays<T>& a, uint64_t seed) {
+  a.randomise(seed);
+  randomise_links(dice, p, a);
+  for (int64_t h = 0; p.temperature && h < p.heads; ++h)
+    a.temperatures.push_back(1.5f * dice.normal());
+  a.dtemperatures = a.temperatures;
+}
+
+std::string text_of(uint64_t seed, std::string_view kernel, const AttentionProblem& p) {
+  std::string s = "seed " + std::to_string(seed) + " " + std::string(kernel) +
+                  attention_test::text_of(p) + " rotary " + std::to_string(p.rotary) + " " +
+                  std::string(enum_names(p.rotary_layout)[static_cast<size_t>(p.rotary_layout)]);
+  if (p.cosine) s += " cosine";
+  if (p.temperature) s += " temperature";
+  return s;
+}
+
+template <class T>
+void expect_kernels_match(uint64_t seed, double tolerance, double gradient_tolerance) {
+  Dice dice(seed);
+  AttentionProblem p = changed_problem(dice, 200);
+  p.dtype = std::is_same_v<T, float> ? DType::f32 : DType::bf16;
+  Arrays<T> a(p);
+  randomise(dice, p, a, seed);
+  AttentionProblem in_double = p;
+  in_double.dtype = DType::f64;
+  Arrays<double> want(in_double);
+  want.copy_inputs(a);
+  forward_ref(in_double, want);
+  for (const AttentionKernel& kernel : attention_kernels()) {
+    const auto plan = kernel.plan(p);
+    if (!plan) continue;
+    Arrays<T> got(p);
+    got.copy_inputs(a);
+    run_plan(*plan, got.forward());
+    const std::string what = text_of(seed, kernel.name, p);
+    expect_near(got.out, want.out, tolerance, what + " out", 0.1);
+    expect_near(got.lse, want.lse, tolerance, what + " lse", 1);
+  }
+  // From the same results as the kernels get, so that only the gradient's own errors count.
+  Arrays<T> forward(p);
+  forward.copy_inputs(a);
+  run_plan(*attention_kernels().back().plan(p), forward.forward());
+  want.out = attention_test::converted<double>(forward.out);
+  want.lse.assign(forward.lse.begin(), forward.lse.end());
+  backward_ref(in_double, want);
+  for (const AttentionBackwardKernel& kernel : attention_backward_kernels()) {
+    const auto plan = kernel.plan(p);
+    if (!plan) continue;
+    Arrays<T> got(p);
+    got.copy_inputs(a);
+    got.out = forward.out;
+    got.lse = forward.lse;
+    run_plan(*plan, got.backward());
+    const std::string what = text_of(seed, kernel.name, p);
+    expect_near(got.dq, want.dq, gradient_tolerance, what + " dq", 1);
+    expect_near(got.dk, want.dk, gradient_tolerance, what + " dk", 1);
+    expect_near(got.dv, want.dv, gradient_tolerance, what + " dv", 1);
+    expect_near(got.dbias, want.dbias, gradient_tolerance, what + " dbias", 1);
+    expect_near(got.ddistances, want.ddistances, gradient_tolerance, what + " distances", 1);
+    expect_near(got.dsinks, want.dsinks, gradient_tolerance, what + " sinks", 1);
+    expect_near(got.dtemperatures, want.dtemperatures, gradient_tolerance, what + " temperatures",
+                1);
+  }
+}
+
+TEST(AttentionRows, EveryCombinationMatchesDoublePrecision) {
+  for (uint64_t seed = 5001; seed <= 5250 && !::testing::Test::HasFatalFailure(); ++seed)
+    expect_kernels_match<float>(seed, 3e-6, 2e-5);
+}
+
+TEST(AttentionRows, EveryCombinationMatchesInBf16) {
+  for (uint64_t seed = 6001; seed <= 6080 && !::testing::Test::HasFatalFailure(); ++seed)
+    expect_kernels_match<bf16>(seed, 2e-2, 4e-2);
+}
+
+TEST(AttentionRows, TheReferencesGradientsMatchFiniteDifferences) {
+  for (uint64_t seed = 7001; seed <= 7040; ++seed) {
+    Dice dice(seed);
+    AttentionProblem p = changed_problem(dice, 9);
+    p.dtype = DType::f64;
+    Arrays<double> a(p);
+    randomise(dice, p, a, seed);
+    forward_ref(p, a);
+    backward_ref(p, a);
+    const auto loss = [&] {
+      Arrays<double> moved(p);
+      moved.copy_inputs(a);
+      forward_ref(p, moved);
+      return std::inner_product(moved.out.begin(), moved.out.end(), a.dout.begin(), 0.0);
+    };
+    const std::pair<std::vector<double>*, std::vector<double>*> pairs[] = {
+        {&a.q, &a.dq}, {&a.k, &a.dk}, {&a.v, &a.dv}, {&a.temperatures, &a.dtemperatures}};
+    for (const auto& [values, gradient] : pairs) {
+      for (size_t n = 0; n < values->size(); n += 1 + values->size() / 12) {
+        constexpr double kStep = 1e-5;
+        const double x = (*values)[n];
+        (*values)[n] = x + kStep;
+        const double above = loss();
+        (*values)[n] = x - kStep;
+        const double below = loss();
+        (*values)[n] = x;
+        ASSERT_NEAR((*gradient)[n], (above - below) / (2 * kStep), 1e-7) << text_of(seed, "", p);
+      }
+    }
+  }
+}
+
+TEST(AttentionRows, TheBitsAreTheSameForAnyNumberOfThreads) {
+  for (uint64_t seed = 8001; seed <= 8030; ++seed) {
+    Dice dice(seed);
+    const AttentionProblem p = changed_problem(dice, 150);
+    Arrays<float> a(p);
+    randomise(dice, p, a, seed);
+    for (const AttentionKernel& kernel : attention_kernels()) {
+      const auto forward = kernel.plan(p);
+      const auto backward = plan_backward(kernel.name, p);
+      if (!forward || !backward) continue;
+      const auto run = [&](int threads) {
+        Arrays<float> got(p);
+        got.copy_inputs(a);
+        run_plan(*forward, got.forward(), threads);
+        run_plan(*backward, got.backward(), threads);
+        return got;
+      };
+      const Arrays<float> one = run(1), three = run(3);
+      const auto same = [](const std::vector<float>& x, const std::vector<float>& y) {
+        return std::memcmp(x.data(), y.data(), x.size() * sizeof(float)) == 0;
+      };
+      EXPECT_TRUE(same(one.out, three.out) && same(one.lse, three.lse)) << seed;
+      EXPECT_TRUE(same(one.dq, three.dq) && same(one.dk, three.dk) && same(one.dv, three.dv));
+      EXPECT_TRUE(same(one.dtemperatures, three.dtemperatures)) << seed;
+    }
+  }
+}
+
+// Attention whose rows are turned here, as complex numbers.
+TEST(AttentionRows, RotationIsThatOfComplexNumbers) {
+  for (const RotaryLayout layout : {RotaryLayout::pairs, RotaryLayout::halves}) {
+    AttentionProblem p{.dtype = DType::f64, .tq = 7, .tk = 11, .head_dim = 10, .value_dim = 3};
+    p.scale = 0.7;
+    set_dense_strides(p, true);
+    Arrays<double> a(p);
+    a.randomise(1);
+    Arrays<double> turned(p);
+    turned.copy_inputs(a);
+    const auto turn = [&](std::vector<double>& x, int64_t first) {
+      for (size_t t = 0; t < x.size() / 10; ++t) {
+        for (size_t i = 0; i < 3; ++i) {
+          const double angle = static_cast<double>(first + static_cast<int64_t>(t)) *
+                               std::pow(500.0, -2.0 * static_cast<double>(i) / 6);
+          double& re = x[t * 10 + (layout == RotaryLayout::pairs ? 2 * i : i)];
+          double& im = x[t * 10 + (layout == RotaryLayout::pairs ? 2 * i + 1 : i + 3)];
+          const std::complex<double> z = std::complex<double>(re, im) * std::polar(1.0, angle);
+          re = z.real();
+          im = z.imag();
+        }
+      }
+    };
+    // Query i stands at i + tk - tq, or, with upper_left, at i.
+    for (const AttentionAlign align : {AttentionAlign::lower_right, AttentionAlign::upper_left}) {
+      turned.copy_inputs(a);
+      turn(turned.q, align == AttentionAlign::lower_right ? 4 : 0);
+      turn(turned.k, 0);
+      p.rotary = 0;
+      forward_ref(p, turned);
+      p.align = align;
+      p.rotary = 6;
+      p.rotary_base = 500;
+      p.rotary_layout = layout;
+      forward_ref(p, a);
+      expect_near(a.out, turned.out, 1e-13, "out");
+    }
+  }
+}
+
+TEST(AttentionRows, CosinesAreThoseOfTheAngles) {
+  AttentionProblem p{.dtype = DType::f64, .tq = 1, .tk = 2, .head_dim = 2};
+  set_dense_strides(p, true);
+  p.want_lse = true;
+  p.cosine = true;
+  p.cosine_eps = 1e-30;
+  p.scale = 2;
+  p.temperature = true;
+  Arrays<double> a(p);
+  a.q = {0, 3};
+  a.k = {5, 0, 1, 1};
+  a.v = {1, 0};
+  a.temperatures = {10};
+  forward_ref(p, a);
+  const double score = 20 * std::sqrt(0.5);
+  EXPECT_NEAR(a.lse[0], std::log(1 + std::exp(score)), 1e-12);
+  EXPECT_NEAR(a.out[0], 1 / (1 + std::exp(score)), 1e-12);
+}
+
+TEST(AttentionRows, RowsOfZerosHaveTheCosineZeroAndFiniteGradients) {
+  AttentionProblem p{.tq = 20, .tk = 20, .head_dim = 16, .value_dim = 16};
+  p.cosine = p.want_lse = true;
+  set_dense_strides(p, true);
+  Arrays<float> a(p);
+  a.randomise(1);
+  std::fill_n(a.q.begin(), 16, 0.0f);
+  std::fill_n(a.k.begin() + 32, 16, 0.0f);
+  for (const AttentionKernel& kernel : attention_kernels()) {
+    const auto forward = kernel.plan(p);
+    const auto backward = plan_backward(kernel.name, p);
+    if (!forward || !backward) continue;
+    run_plan(*forward, a.forward());
+    run_plan(*backward, a.backward());
+    EXPECT_NEAR(a.lse[0], std::log(20.0f), 1e-5f) << kernel.name;
+    for (const auto* x : {&a.out, &a.dq, &a.dk, &a.dv})
+      for (float number : *x) ASSERT_TRUE(std::isfinite(number)) << kernel.name;
+  }
+}
+
+TEST(AttentionRows, TheTableHoldsTheAnglesOfFarPositions) {
+  AttentionProblem p{.tq = 3, .tk = 100000, .head_dim = 8};
+  p.rotary = 6;
+  const attention_detail::RotaryTable<double> table(p);
+  for (const int64_t position : {0, 1, 255, 256, 257, 65535, 99999}) {
+    for (int64_t i = 0; i < 3; ++i) {
+      const double angle =
+          static_cast<double>(position) * std::pow(1e4, -2.0 * static_cast<double>(i) / 6);
+      EXPECT_NEAR(table.row(position)[i], std::cos(angle), 1e-10);
+      EXPECT_NEAR(table.row(position)[3 + i], std::sin(angle), 1e-10);
+    }
+  }
+}
+
+// So that none of them drops the feature silently.
+TEST(AttentionRows, TheKernelsForShortSequencesAndDecodingLeaveThemToOthers) {
+  for (const int64_t tokens : {int64_t{1}, int64_t{16}, int64_t{1024}}) {
+    const auto expect = [&](auto change) {
+      AttentionProblem p{.tq = std::min<int64_t>(tokens, 16), .tk = tokens, .head_dim = 64};
+      p.value_dim = 64;
+      change(p);
+      set_dense_strides(p, true);
+      for (const AttentionKernel& kernel : attention_kernels()) {
+        const bool special = kernel.name.starts_with("short") || kernel.name.starts_with("decode");
+        EXPECT_EQ(kernel.plan(p) == nullptr, special) << kernel.name;
+      }
+      for (const AttentionBackwardKernel& kernel : attention_backward_kernels())
+        EXPECT_EQ(kernel.plan(p) == nullptr, kernel.name.starts_with("short")) << kernel.name;
+    };
+    expect([](auto& p) { p.cosine = true; });
+    expect([](auto& p) { p.rotary = 32; });
+    expect([](auto& p) { p.temperature = true; });
+  }
+}
+
+TEST(AttentionRows, WrongCombinationsNameBothOptions) {
+  const auto expect = [](auto change, std::string_view first, std::string_view second) {
+    AttentionProblem p{.tq = 8, .tk = 8, .head_dim = 8};
+    set_dense_strides(p, true);
+    change(p);
+    const Caught caught = error_of([&] { attention_kernels().back().plan(p); });
+    EXPECT_EQ(caught.code, ErrorCode::invalid_argument);
+    EXPECT_TRUE(contains(caught.what, first) && contains(caught.what, second)) << caught.what;
+  };
+  expect([](auto& p) { p.rotary = 10; }, "head_dim=8", "rotary=10");
+  expect([](auto& p) { p.rotary = 3; }, "even", "rotary=3");
+  expect([](auto& p) { p.rotary = -2; }, "even", "rotary=-2");
+  expect([](auto& p) { p.rotary_base = 0; }, "rotary_base", "0");
+  expect([](auto& p) { p.rotary_base = NAN; }, "rotary_base", "nan");
+  expect([](auto& p) { p.cosine_eps = 0; }, "cosine_eps", "0");
+}
+
+}  // namespace
+}  // namespace fovea

@@ -1,0 +1,114 @@
+// Attention whose rows of q and k are turned by their positions, divided by their norms or given a
+// temperature, and its gradient.
+#include "tests/op_harness.h"
+
+namespace fovea::harness {
+
+namespace {
+
+struct Case {
+  std::string label;
+  int64_t batch, tq, tk, size;
+  AttentionAttrs attrs;
+  bool gradient = true;
+};
+
+const std::vector<Case>& cases() {
+  constexpr RotaryLayout kHalves = RotaryLayout::halves;
+  static const std::vector<Case> all = {
+      {"rotary", 2, 5, 5, 4, {.heads = 2, .causal = true, .rotary = 4}},
+      {"rotary_halves", 1, 4, 7, 6, {.heads = 2, .rotary = 6, .rotary_layout = kHalves}},
+      {"rotary_in_part", 1, 4, 7, 6, {.heads = 2, .kv_heads = 1, .rotary = 4, .rotary_base = 50}},
+      {"rotary_halves_in_part", 2, 6, 3, 6, {.rotary = 2, .rotary_layout = kHalves}},
+      {"rotary_upper_left", 1, 4, 7, 4, {.causal = true, .upper_left = true, .rotary = 4}},
+      {"rotary_packed", 2, 5, 5, 4, {.heads = 4, .kv_heads = 2, .rotary = 4, .packed = true}},
+      {"rotary_long", 1, 150, 300, 16, {.heads = 2, .causal = true, .rotary = 16}, false},
+      {"cosine", 2, 4, 5, 4, {.heads = 2, .cosine = true, .cosine_eps = 0.1}},
+      {"cosine_scaled", 1, 4, 5, 4, {.heads = 2, .scale = 5, .cosine = true, .cosine_eps = 0.1}},
+      {"temperature", 2, 4, 5, 4, {.heads = 4, .kv_heads = 2, .temperature = true}},
+      {"cosine_temperature",
+       2,
+       5,
+       5,
+       4,
+       {.heads = 4, .heads_kept = 3, .cosine = true, .cosine_eps = 0.1, .temperature = true}},
+      {"all_of_rows",
+       2,
+       6,
+       6,
+       6,
+       {.heads = 4,
+        .kv_heads = 2,
+        .causal = true,
+        .prefix = 2,
+        .soft_cap = 2,
+        .cosine = true,
+        .cosine_eps = 0.1,
+        .rotary = 4,
+        .temperature = true,
+        .packed = true}},
+  };
+  return all;
+}
+
+struct Built {
+  std::vector<Value> inputs;
+  Value out;
+};
+
+Built build(Graph& g, DType t, const Case& c) {
+  AttentionAttrs a = c.attrs;
+  a.lse = true;
+  std::vector<Value> inputs;
+  if (a.packed) {
+    inputs = {ops::input(g, "qkv", t, {c.batch, c.tq, (a.heads + 2 * a.kv()) * c.size})};
+  } else {
+    inputs = {ops::input(g, "q", t, {c.batch, c.tq, a.heads * c.size}),
+              ops::input(g, "k", t, {c.batch, c.tk, a.kv() * c.size}),
+              ops::input(g, "v", t, {c.batch, c.tk, a.kv() * 3})};
+  }
+  if (a.temperature) inputs.push_back(ops::input(g, "temperature", t, {a.heads}));
+  return {inputs, g.add("attention", inputs, a)};
+}
+
+}  // namespace
+
+std::vector<OpRow> attention_row_rows() {
+  std::vector<OpRow> rows;
+  for (const Case& c : cases()) {
+    OpRow row{.op = "attention",
+              .label = c.label,
+              .build = [c](Graph& g, DType t) -> std::vector<Value> {
+                const Value out = build(g, t, c).out;
+                return {out, {out.node, 1}};
+              },
+              .tolerance = 2e-5,
+              .gradient_tolerance = 3e-6};
+    if (c.gradient) {
+      row.differentiable = c.attrs.packed ? std::vector<std::string>{"qkv"}
+                                          : std::vector<std::string>{"q", "k", "v"};
+      if (c.attrs.temperature) row.differentiable.push_back("temperature");
+      row.seeds = {0};
+    }
+    rows.push_back(row);
+    rows.push_back({.op = "attention_grad",
+                    .label = c.label,
+                    .build = [c](Graph& g, DType t) -> std::vector<Value> {
+                      Built b = build(g, t, c);
+                      AttentionAttrs a = c.attrs;
+                      a.link_gradients = a.temperature;
+                      b.inputs.insert(
+                          b.inputs.end(),
+                          {b.out, {b.out.node, 1}, ops::input(g, "dout", t, g.shape(b.out))});
+                      const Value d = g.add("attention_grad", b.inputs, a);
+                      std::vector<Value> outputs;
+                      for (size_t i = 0; i < g.node(d).types.size(); ++i)
+                        outputs.push_back({d.node, static_cast<int32_t>(i)});
+                      return outputs;
+                    },
+                    .tolerance = 1e-4});
+  }
+  return rows;
+}
+
+}  // namespace fovea::harness
