@@ -4,9 +4,11 @@
 #include <string>
 
 #include "fovea/base/error.h"
+#include "fovea/kernels/attention_backward_tiled.h"
 #include "fovea/kernels/attention_decode.h"
 #include "fovea/kernels/attention_short.h"
 #include "fovea/kernels/attention_short_avx512bf16.h"
+#include "fovea/kernels/attention_tiled.h"
 
 namespace fovea {
 namespace {
@@ -95,6 +97,7 @@ void check_cache(const AttentionProblem& p, bool backward) {
   } else if (kv == DType::i8) {
     wrong("dtype of f32 or bf16 where kv_dtype is i8", "i8");
   }
+  if (p.int8_products && kv != DType::i8) wrong("kv_dtype of i8 with int8_products", type_text(kv));
   if (kv == DType::i8) {
     check_strides("k_scale", p.k_scale, 1, false, p.batch, p.tk, p.kv_heads);
     check_strides("v_scale", p.v_scale, 1, false, p.batch, p.tk, p.kv_heads);
@@ -176,8 +179,11 @@ std::span<const AttentionKernel> attention_kernels() {
     std::vector<AttentionKernel> kernels;
     if (avx512_bf16::pays()) {
       kernels.push_back({"short_avx512bf16", attention_detail::plan_short_avx512bf16});
+      kernels.push_back({"tiled_avx512bf16", attention_detail::plan_tiled_avx512bf16});
       kernels.push_back({"decode_avx512bf16", attention_detail::plan_decode_avx512bf16});
     }
+    if (avx512_vnni::available())
+      kernels.push_back({"tiled_avx512vnni", attention_detail::plan_tiled_avx512vnni});
     attention_detail::append_short(kernels);
     attention_detail::append_decode(kernels);
     attention_detail::append_hwy(kernels);
@@ -190,8 +196,10 @@ std::span<const AttentionKernel> attention_kernels() {
 std::span<const AttentionBackwardKernel> attention_backward_kernels() {
   static const std::vector<AttentionBackwardKernel> list = [] {
     std::vector<AttentionBackwardKernel> kernels;
-    if (avx512_bf16::pays())
+    if (avx512_bf16::pays()) {
       kernels.push_back({"short_avx512bf16", attention_detail::plan_backward_short_avx512bf16});
+      kernels.push_back({"tiled_avx512bf16", attention_detail::plan_backward_tiled_avx512bf16});
+    }
     attention_detail::append_backward_short(kernels);
     attention_detail::append_backward_hwy(kernels);
     kernels.push_back({"ref", attention_detail::plan_backward_ref});

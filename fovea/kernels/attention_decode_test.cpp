@@ -423,7 +423,8 @@ TEST(AttentionDecode, FewQueriesAndManyKeysAreTakenFromTheTiledKernels) {
   if (attention_kernels().size() == 1) GTEST_SKIP() << "no SIMD";
   for (const DType dtype : {DType::f32, DType::bf16}) {
     EXPECT_TRUE(first(Case{.tq = 1, .tk = 4096}.problem(true, dtype)).starts_with("decode"));
-    EXPECT_TRUE(first(Case{.tq = 9, .tk = 4096}.problem(true, dtype)).starts_with("hwy"));
+    const std::string many = first(Case{.tq = 9, .tk = 4096}.problem(true, dtype));
+    EXPECT_TRUE(many.starts_with("hwy") || many.starts_with("tiled")) << many;
     EXPECT_TRUE(first(Case{.tq = 1, .tk = 20}.problem(true, dtype)).starts_with("short"));
   }
 }

@@ -9,25 +9,30 @@
 namespace fovea::avx512_bf16 {
 namespace {
 
-bool ask() {
+// What leaf 7 of cpuid says of features, where AVX-512 is there and the system saves its registers:
+// AVX (2), AVX-512 (5 to 7).
+struct Features {
+  bool vectors = false;
+  unsigned ecx = 0;    // of subleaf 0
+  unsigned eax_1 = 0;  // of subleaf 1
+
+  Features() {
 #if FOVEA_AVX512_BF16
-  unsigned a = 0, b = 0, c = 0, d = 0;
-  if (!__get_cpuid_count(1, 0, &a, &b, &c, &d)) return false;
-  if (!(c & bit_OSXSAVE) || !(c & bit_FMA)) return false;
-  if (!__get_cpuid_count(7, 0, &a, &b, &c, &d)) return false;
-  constexpr unsigned kVectors = bit_AVX512F | bit_AVX512BW | bit_AVX512VL | bit_AVX512DQ;
-  if ((b & kVectors) != kVectors) return false;
-  if (!__get_cpuid_count(7, 1, &a, &b, &c, &d)) return false;
-  if (!(a & 1u << 5)) return false;  // AVX512-BF16
-  // The system saves the registers: AVX (2), AVX-512 (5 to 7).
-  unsigned low = 0, high = 0;
-  asm volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
-  constexpr unsigned kSaved = 1u << 2 | 7u << 5;
-  return (low & kSaved) == kSaved;
-#else
-  return false;
+    unsigned a = 0, b = 0, c = 0, d = 0;
+    if (!__get_cpuid_count(1, 0, &a, &b, &c, &d)) return;
+    if (!(c & bit_OSXSAVE) || !(c & bit_FMA)) return;
+    if (!__get_cpuid_count(7, 0, &a, &b, &c, &d)) return;
+    constexpr unsigned kVectors = bit_AVX512F | bit_AVX512BW | bit_AVX512VL | bit_AVX512DQ;
+    if ((b & kVectors) != kVectors) return;
+    ecx = c;
+    if (__get_cpuid_count(7, 1, &a, &b, &c, &d)) eax_1 = a;
+    unsigned low = 0, high = 0;
+    asm volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+    constexpr unsigned kSaved = 1u << 2 | 7u << 5;
+    vectors = (low & kSaved) == kSaved;
 #endif
-}
+  }
+};
 
 bool ask_for_amd() {
 #if FOVEA_AVX512_BF16
@@ -42,7 +47,10 @@ bool ask_for_amd() {
 }  // namespace
 
 bool available() {
-  static const bool answer = ask();
+  static const bool answer = [] {
+    const Features f;
+    return f.vectors && (f.eax_1 & 1u << 5);  // AVX512-BF16
+  }();
   return answer;
 }
 
@@ -52,3 +60,12 @@ bool pays() {
 }
 
 }  // namespace fovea::avx512_bf16
+
+bool fovea::avx512_vnni::available() {
+  static const bool answer = [] {
+    const avx512_bf16::Features f;
+    constexpr unsigned kBoth = 1u << 6 | 1u << 11;  // VBMI2, VNNI
+    return f.vectors && (f.ecx & kBoth) == kBoth;
+  }();
+  return answer;
+}

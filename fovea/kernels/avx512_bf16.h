@@ -21,6 +21,13 @@ bool pays();
 
 }  // namespace fovea::avx512_bf16
 
+namespace fovea::avx512_vnni {
+
+// Whether the processor has AVX-512 (F, BW, VL, DQ, VNNI, VBMI2), as above.
+bool available();
+
+}  // namespace fovea::avx512_vnni
+
 #if defined(__x86_64__)
 #define FOVEA_AVX512_BF16 1
 #include <immintrin.h>
@@ -38,31 +45,9 @@ bool pays();
 #endif
 #define FOVEA_AVX512_BF16_BEGIN FOVEA_TARGET_BEGIN(FOVEA_AVX512_BF16_TARGET)
 
-FOVEA_AVX512_BF16_BEGIN
+// For all that have AVX-512.
+FOVEA_TARGET_BEGIN("avx2,fma,avx512f,avx512bw,avx512vl,avx512dq")
 namespace fovea::avx512_bf16 {
-
-// The low n bits, 0 <= n.
-inline __mmask16 mask16(int64_t n) {
-  return static_cast<__mmask16>(n >= 16 ? 0xffffu : n <= 0 ? 0u : (1u << n) - 1);
-}
-inline __mmask32 mask32(int64_t n) { return n >= 32 ? 0xffffffffu : n <= 0 ? 0u : (1u << n) - 1; }
-
-inline __m512 widen(__m256i v) {
-  return _mm512_castsi512_ps(
-      _mm512_maskz_slli_epi32(0xffff, _mm512_maskz_cvtepu16_epi32(0xffff, v), 16));
-}
-// To nearest even; denormals become 0 and a NaN stays one. `low` is stored first.
-inline __m512i narrow(__m512 low, __m512 high) { return (__m512i)_mm512_cvtne2ps_pbh(high, low); }
-
-// The first n of 32 elements as bf16, then zeros.
-inline __m512i load32(const bf16* p, int64_t n) {
-  if (n >= 32) return _mm512_loadu_si512(p);
-  return _mm512_maskz_loadu_epi16(mask32(n), p);
-}
-inline __m512i load32(const float* p, int64_t n) {
-  if (n >= 32) return narrow(_mm512_loadu_ps(p), _mm512_loadu_ps(p + 16));
-  return narrow(_mm512_maskz_loadu_ps(mask16(n), p), _mm512_maskz_loadu_ps(mask16(n - 16), p + 16));
-}
 
 // Transposes 16 x 16 elements of 4 bytes.
 inline void transpose(__m512i (&a)[16]) {
@@ -95,6 +80,35 @@ inline void transpose(__m512i (&a)[16]) {
     a[4 + c] = _mm512_maskz_shuffle_i32x4(0xffff, b[4 + c], b[12 + c], 0x88);
     a[12 + c] = _mm512_maskz_shuffle_i32x4(0xffff, b[4 + c], b[12 + c], 0xdd);
   }
+}
+
+}  // namespace fovea::avx512_bf16
+FOVEA_TARGET_END
+
+FOVEA_AVX512_BF16_BEGIN
+namespace fovea::avx512_bf16 {
+
+// The low n bits, 0 <= n.
+inline __mmask16 mask16(int64_t n) {
+  return static_cast<__mmask16>(n >= 16 ? 0xffffu : n <= 0 ? 0u : (1u << n) - 1);
+}
+inline __mmask32 mask32(int64_t n) { return n >= 32 ? 0xffffffffu : n <= 0 ? 0u : (1u << n) - 1; }
+
+inline __m512 widen(__m256i v) {
+  return _mm512_castsi512_ps(
+      _mm512_maskz_slli_epi32(0xffff, _mm512_maskz_cvtepu16_epi32(0xffff, v), 16));
+}
+// To nearest even; denormals become 0 and a NaN stays one. `low` is stored first.
+inline __m512i narrow(__m512 low, __m512 high) { return (__m512i)_mm512_cvtne2ps_pbh(high, low); }
+
+// The first n of 32 elements as bf16, then zeros.
+inline __m512i load32(const bf16* p, int64_t n) {
+  if (n >= 32) return _mm512_loadu_si512(p);
+  return _mm512_maskz_loadu_epi16(mask32(n), p);
+}
+inline __m512i load32(const float* p, int64_t n) {
+  if (n >= 32) return narrow(_mm512_loadu_ps(p), _mm512_loadu_ps(p + 16));
+  return narrow(_mm512_maskz_loadu_ps(mask16(n), p), _mm512_maskz_loadu_ps(mask16(n - 16), p + 16));
 }
 
 // Pairs (even[c], odd[c]) of 32 elements of two rows, c = 0 to 15 and 16 to 31.

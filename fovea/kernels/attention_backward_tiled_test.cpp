@@ -1,0 +1,177 @@
+// The tiled kernel in bf16, backward, against double precision at length. Masks in every
+// combination are in attention_links_test.cpp.
+#include "fovea/kernels/attention_backward_tiled.h"
+
+#include "fovea/kernels/attention_test.h"
+#include "fovea/kernels/avx512_bf16.h"
+
+namespace fovea {
+namespace {
+
+using attention_detail::plan_backward_tiled_avx512bf16;
+using attention_test::Arrays;
+using attention_test::backward_ref;
+using attention_test::Case;
+using attention_test::converted;
+using attention_test::expect_near;
+using attention_test::forward_ref;
+using attention_test::run_plan;
+
+class AttentionBackwardTiled : public testing::Test {
+ protected:
+  void SetUp() override {
+    if (!avx512_bf16::available()) GTEST_SKIP() << "this processor has no products of bf16";
+  }
+};
+
+// Forward's results as the reference has them.
+void run_forward(const AttentionProblem& p, Arrays<bf16>& a) {
+  run_plan(*attention_detail::plan_ref(p), a.forward());
+}
+void run_backward(const AttentionProblem& p, Arrays<bf16>& a, int threads = 1) {
+  const auto plan = plan_backward_tiled_avx512bf16(p);
+  ASSERT_TRUE(plan);
+  run_plan(*plan, a.backward(), threads);
+}
+
+double relative_norm(const std::vector<bf16>& got, const std::vector<double>& want) {
+  double error = 0, norm = 1e-30;
+  for (size_t i = 0; i < want.size(); ++i) {
+    const double e = convert<double, false>(got[i]) - want[i];
+    error += e * e;
+    norm += want[i] * want[i];
+  }
+  return std::sqrt(error / norm);
+}
+
+void expect_right(const Case& c, bool packed, double scale = 0, double soft_cap = 0) {
+  const std::string what = c.text("tiled_avx512bf16", packed);
+  AttentionProblem p = c.problem(packed, DType::bf16);
+  AttentionProblem exact = c.problem(packed, DType::f64);
+  if (scale != 0) p.scale = exact.scale = scale;
+  p.soft_cap = exact.soft_cap = soft_cap;
+  Arrays<bf16> got(p);
+  got.randomise(41);
+  got.lengths = c.lengths;
+  Arrays<double> want(exact);
+  want.copy_inputs(got);
+  run_forward(p, got);
+  forward_ref(exact, want);
+  want.out = converted<double>(got.out);
+  backward_ref(exact, want);
+  ASSERT_NO_FATAL_FAILURE(run_backward(p, got)) << what;
+  constexpr double kTerms = 0.1;  // terms of dP - delta may cancel
+  expect_near(got.dq, want.dq, 2.0 / 128, what + " dq", kTerms);
+  expect_near(got.dk, want.dk, 2.0 / 128, what + " dk", kTerms);
+  expect_near(got.dv, want.dv, 2.0 / 128, what + " dv", kTerms);
+  if (c.tk < 8 || c.left == 0) return;
+  EXPECT_LT(relative_norm(got.dq, want.dq), 1e-2) << what;
+  EXPECT_LT(relative_norm(got.dk, want.dk), 1e-2) << what;
+  EXPECT_LT(relative_norm(got.dv, want.dv), 1e-2) << what;
+}
+
+TEST_F(AttentionBackwardTiled, ItMatchesDoublePrecision) {
+  std::vector<Case> list;
+  for (int64_t t : {1, 2, 9, 17, 63, 64, 65, 129, 257}) list.push_back({1, t, t, 2, 2, 64, 64});
+  for (int64_t d : {1, 3, 7, 31, 33, 48, 100, 128, 256}) list.push_back({1, 70, 140, 2, 1, d, d});
+  list.push_back({1, 65, 1100, 2, 1, 24, 40, true});  // several spans of keys
+  list.push_back({2, 33, 270, 4, 2, 20, 12});
+  list.push_back({1, 450, 141, 2, 1, 16, 24, true});  // empty rows
+  list.push_back({1, 330, 330, 2, 2, 32, 32, true, 11});
+  list.push_back({1, 330, 340, 2, 2, 16, 16, false, 33, 5});
+  list.push_back({1, 300, 300, 1, 1, 8, 8, false, 0, 0});
+  list.push_back({3, 150, 260, 2, 2, 16, 16, false, -1, -1, -1, {260, 117, 0}});
+  list.push_back({2, 130, 130, 4, 2, 16, 16, true, -1, -1, 3});
+  list.push_back({2, 130, 130, 4, 2, 16, 16, true, -1, -1, 1});
+  for (const Case& c : list)
+    for (bool packed : {true, false}) expect_right(c, packed);
+}
+
+TEST_F(AttentionBackwardTiled, TheScaleMayBeNegativeAndThereMayBeACap) {
+  for (bool causal : {false, true}) {
+    const Case c{.tq = 90,
+                 .tk = 90,
+                 .heads = 2,
+                 .kv_heads = 2,
+                 .dim = 16,
+                 .value_dim = 16,
+                 .causal = causal};
+    expect_right(c, true, -0.5);
+    expect_right(c, true, 0.25, 1.5);
+  }
+}
+
+TEST_F(AttentionBackwardTiled, TheBitsAreTheSameForAnyNumberOfThreads) {
+  const Case c{.batch = 2,
+               .tq = 300,
+               .tk = 600,
+               .heads = 4,
+               .kv_heads = 2,
+               .dim = 40,
+               .value_dim = 32,
+               .causal = true};
+  const AttentionProblem p = c.problem(true, DType::bf16);
+  Arrays<bf16> one(p);
+  one.randomise(42);
+  run_forward(p, one);
+  const Arrays<bf16> start = one;
+  run_backward(p, one);
+  const auto same = [](const std::vector<bf16>& x, const std::vector<bf16>& y) {
+    return std::memcmp(x.data(), y.data(), x.size() * sizeof(bf16)) == 0;
+  };
+  for (int threads = 2; threads <= 4; ++threads) {
+    Arrays<bf16> more = start;
+    run_backward(p, more, threads);
+    EXPECT_TRUE(same(one.dq, more.dq) && same(one.dk, more.dk) && same(one.dv, more.dv));
+  }
+}
+
+TEST_F(AttentionBackwardTiled, WhatLiesBeyondAKeyLengthIsNeverUsed) {
+  for (int32_t length : {0, 1, 64, 129, 200}) {
+    const Case c{.tq = 49, .tk = 300, .dim = 16, .value_dim = 16, .lengths = {length}};
+    const AttentionProblem p = c.problem(true, DType::bf16);
+    Arrays<bf16> a(p);
+    a.randomise(43);
+    a.lengths = c.lengths;
+    const size_t end = static_cast<size_t>(length) * 16;
+    for (size_t i = end; i < 300 * 16; ++i) a.k[i] = a.v[i] = bf16(NAN);
+    run_forward(p, a);
+    run_backward(p, a);
+    for (const auto* array : {&a.dq, &a.dk, &a.dv})
+      for (bf16 x : *array) ASSERT_TRUE(std::isfinite(static_cast<float>(x))) << length;
+    for (size_t i = end; i < 300 * 16; ++i) {
+      EXPECT_EQ(static_cast<float>(a.dk[i]), 0.0f);
+      EXPECT_EQ(static_cast<float>(a.dv[i]), 0.0f);
+    }
+  }
+}
+
+TEST_F(AttentionBackwardTiled, ScoresOfTenThousandStayFinite) {
+  const Case c{.tq = 149, .tk = 149, .heads = 2, .kv_heads = 2, .dim = 16, .value_dim = 16};
+  const AttentionProblem p = c.problem(true, DType::bf16);
+  Arrays<bf16> a(p);
+  a.randomise(44, 1e4f);
+  run_forward(p, a);
+  run_backward(p, a);
+  for (const auto* array : {&a.dq, &a.dk, &a.dv})
+    for (bf16 x : *array) EXPECT_TRUE(std::isfinite(static_cast<float>(x)));
+}
+
+TEST_F(AttentionBackwardTiled, WhatItDoesNotSupportIsLeftToTheOthers) {
+  const auto taken = [](auto change) {
+    AttentionProblem p = Case{.tq = 300, .tk = 300}.problem(true, DType::bf16);
+    change(p);
+    return plan_backward_tiled_avx512bf16(p) != nullptr;
+  };
+  EXPECT_TRUE(taken([](auto&) {}));
+  EXPECT_TRUE(taken([](auto& p) { p.mask = true, p.soft_cap = 3; }));
+  EXPECT_FALSE(taken([](auto& p) { p.dtype = DType::f32; }));
+  EXPECT_FALSE(taken([](auto& p) { p.head_dim = 257, set_dense_strides(p, true); }));
+  EXPECT_FALSE(taken([](auto& p) { p.value_dim = 257, set_dense_strides(p, true); }));
+  EXPECT_FALSE(taken([](auto& p) { p.bias = true; }));
+  EXPECT_FALSE(taken([](auto& p) { p.distance_bias = true; }));
+  EXPECT_FALSE(taken([](auto& p) { p.sink = true; }));
+}
+
+}  // namespace
+}  // namespace fovea
