@@ -32,6 +32,37 @@ const std::vector<Case>& cases() {
        5,
        4,
        {.heads = 4, .heads_kept = 3, .cosine = true, .cosine_eps = 0.1, .temperature = true}},
+      {"relative_keys", 2, 4, 5, 4, {.heads = 2, .relative_keys = true}},
+      {"relative_keys_and_biases",
+       2,
+       5,
+       3,
+       4,
+       {.heads = 4,
+        .kv_heads = 2,
+        .heads_kept = 3,
+        .temperature = true,
+        .relative_keys = true,
+        .content_bias = true,
+        .position_bias = true}},
+      {"relative_keys_packed",
+       2,
+       6,
+       6,
+       3,
+       {.heads = 2,
+        .causal = true,
+        .soft_cap = 3,
+        .relative_keys = true,
+        .position_bias = true,
+        .packed = true}},
+      {"relative_keys_long",
+       1,
+       120,
+       170,
+       20,
+       {.heads = 2, .window_left = 50, .relative_keys = true, .content_bias = true},
+       false},
       {"all_of_rows",
        2,
        6,
@@ -51,6 +82,21 @@ const std::vector<Case>& cases() {
   return all;
 }
 
+// The inputs of links, in the order in which attention takes them.
+struct LinkInput {
+  std::string name;
+  Shape shape;
+};
+std::vector<LinkInput> link_inputs(const Case& c) {
+  const AttentionAttrs& a = c.attrs;
+  std::vector<LinkInput> links;
+  if (a.temperature) links.push_back({"temperature", {a.heads}});
+  if (a.relative_keys) links.push_back({"relative_keys", {a.kv(), c.tq + c.tk - 1, c.size}});
+  if (a.content_bias) links.push_back({"content_bias", {a.heads, c.size}});
+  if (a.position_bias) links.push_back({"position_bias", {a.heads, c.size}});
+  return links;
+}
+
 struct Built {
   std::vector<Value> inputs;
   Value out;
@@ -67,7 +113,8 @@ Built build(Graph& g, DType t, const Case& c) {
               ops::input(g, "k", t, {c.batch, c.tk, a.kv() * c.size}),
               ops::input(g, "v", t, {c.batch, c.tk, a.kv() * 3})};
   }
-  if (a.temperature) inputs.push_back(ops::input(g, "temperature", t, {a.heads}));
+  for (const LinkInput& link : link_inputs(c))
+    inputs.push_back(ops::input(g, link.name, t, link.shape));
   return {inputs, g.add("attention", inputs, a)};
 }
 
@@ -87,7 +134,7 @@ std::vector<OpRow> attention_row_rows() {
     if (c.gradient) {
       row.differentiable = c.attrs.packed ? std::vector<std::string>{"qkv"}
                                           : std::vector<std::string>{"q", "k", "v"};
-      if (c.attrs.temperature) row.differentiable.push_back("temperature");
+      for (const LinkInput& link : link_inputs(c)) row.differentiable.push_back(link.name);
       row.seeds = {0};
     }
     rows.push_back(row);
@@ -96,7 +143,7 @@ std::vector<OpRow> attention_row_rows() {
                     .build = [c](Graph& g, DType t) -> std::vector<Value> {
                       Built b = build(g, t, c);
                       AttentionAttrs a = c.attrs;
-                      a.link_gradients = a.temperature;
+                      a.link_gradients = !link_inputs(c).empty();
                       b.inputs.insert(
                           b.inputs.end(),
                           {b.out, {b.out.node, 1}, ops::input(g, "dout", t, g.shape(b.out))});

@@ -202,7 +202,8 @@ Value with_sink(Graph& g, Value s, std::span<const Value> in, const AttentionAtt
 std::vector<size_t> differentiable(const AttentionAttrs& a) {
   std::vector<size_t> places;
   for (AttentionLink link : {AttentionLink::bias, AttentionLink::distance_bias, AttentionLink::sink,
-                             AttentionLink::temperature})
+                             AttentionLink::temperature, AttentionLink::relative_keys,
+                             AttentionLink::content_bias, AttentionLink::position_bias})
     if (const int at = a.input(link); at >= 0) places.push_back(static_cast<size_t>(at));
   return places;
 }

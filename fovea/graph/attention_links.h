@@ -25,7 +25,7 @@ Value scores(Graph& g, Value scores, std::span<const Value> in, const AttentionA
 Value with_sink(Graph& g, Value scores, std::span<const Value> in, const AttentionAttrs& a);
 
 // Those inputs that have gradients, by their places among all inputs: bias, distance_bias, sink,
-// temperature.
+// temperature, relative_keys, content_bias, position_bias.
 std::vector<size_t> differentiable(const AttentionAttrs& a);
 
 }  // namespace fovea::attention_links

@@ -4,6 +4,7 @@
 
 #include <cmath>
 
+#include "fovea/graph/head_values.h"
 #include "fovea/graph/ops.h"
 
 namespace fovea::attention_rows {
@@ -57,6 +58,17 @@ Value rotated(Graph& g, Value x, Value place, const AttentionAttrs& a) {
   return rest == 0 ? flat : ops::concat(g, {flat, ops::slice(g, x, 3, a.rotary, rest)}, 3);
 }
 
+// W [B,Hkv,G,Tq,Tq+Tk-1] -> [B,Hkv,G,Tq,Tk], element j - i + Tq - 1 of each query. Rows one longer
+// than what is read of them shift by one from query to query.
+Value skewed(Graph& g, Value w, const Size& tk) {
+  const Shape s = g.shape(w);
+  const Size &tq = s[3], &length = s[4];
+  w = ops::pad(g, w, 4, 0, 1);
+  w = ops::reshape(g, w, {s[0], s[1], s[2], tq * (length + Size(1))});
+  w = ops::slice(g, w, 3, tq - Size(1), tq * length);
+  return ops::slice(g, ops::reshape(g, w, s), 4, 0, tk);
+}
+
 bool changes(const AttentionAttrs& a) { return a.cosine || a.rotary > 0; }
 
 Value changed(Graph& g, Value x, Value place, const AttentionAttrs& a) {
@@ -69,9 +81,38 @@ Value by_heads(Graph& g, Value x, int64_t heads) {
   return ops::reshape(g, x, {s[0], s[1], heads, s[2].constant() / heads});
 }
 
+// q [B,Tq,H*D] as it meets keys or relative keys, [B,Hkv,G,Tq,D]; bias: the input to add.
+Value queries(Graph& g, Value q, std::span<const Value> in, const AttentionAttrs& a, const Size& tk,
+              AttentionLink bias) {
+  const int temperature = a.input(AttentionLink::temperature), added = a.input(bias);
+  const Shape s = g.shape(q);
+  if (changes(a) || temperature >= 0 || added >= 0) {
+    const Value place = a.rotary > 0 ? positions(g, s[1], a.upper_left ? nullptr : &tk) : Value{};
+    Value x = changed(g, by_heads(g, q, a.heads), place, a);
+    const auto of_heads = [&](int input, const Size& size) {
+      return ops::reshape(g, in[static_cast<size_t>(input)], {1, 1, a.heads, size});
+    };
+    if (added >= 0) x = ops::add(g, x, of_heads(added, s[2].constant() / a.heads));
+    if (temperature >= 0) x = ops::mul(g, x, of_heads(temperature, 1));
+    q = ops::reshape(g, x, s);
+  }
+  return split_heads(g, q, a.kv(), a.heads / a.kv());
+}
+
+// k [B,Tk,Hkv*D] as its products read it, [B,Hkv,1,Tk,D].
+Value keys(Graph& g, Value k, const AttentionAttrs& a) {
+  if (changes(a)) {
+    const Shape s = g.shape(k);
+    const Value place = a.rotary > 0 ? positions(g, s[1], nullptr) : Value{};
+    k = ops::reshape(g, changed(g, by_heads(g, k, a.kv()), place, a), s);
+  }
+  return split_heads(g, k, a.kv(), 1);
+}
+
 }  // namespace
 
-void check(const InferContext& c, const AttentionAttrs& a, int64_t head_size) {
+void check(const InferContext& c, const AttentionAttrs& a, int64_t head_size, const Size& tq,
+           const Size& tk) {
   c.expect(a.rotary >= 0 && a.rotary % 2 == 0 && a.rotary <= head_size,
            fmt::format("expected rotary={} to be even, and at most the head size {}", a.rotary,
                        head_size));
@@ -79,25 +120,36 @@ void check(const InferContext& c, const AttentionAttrs& a, int64_t head_size) {
            fmt::format("expected a finite rotary_base={} above 0", a.rotary_base));
   c.expect(a.cosine_eps >= 1e-30 && std::isfinite(a.cosine_eps),
            fmt::format("expected a finite cosine_eps={} of at least 1e-30", a.cosine_eps));
+  c.expect(a.relative_keys || !a.content_bias, "expected relative_keys with content_bias");
+  c.expect(a.relative_keys || !a.position_bias, "expected relative_keys with position_bias");
+  c.expect(!a.relative_keys || !a.cosine, "expected no cosine with relative_keys");
+  c.expect(!a.relative_keys || a.rotary == 0,
+           fmt::format("expected no rotary={} with relative_keys", a.rotary));
+  const DType floating = c.inputs[0].dtype == DType::f64 ? DType::f64 : DType::f32;
+  const auto expect = [&](AttentionLink link, std::string_view name, const Shape& shape) {
+    const int at = a.input(link);
+    if (at < 0) return;
+    const ValueType wanted{floating, shape}, &type = c.inputs[static_cast<size_t>(at)];
+    c.expect(type == wanted,
+             fmt::format("expected {} to be {}, got {}", name, to_text(wanted), to_text(type)));
+  };
+  expect(AttentionLink::relative_keys, "relative_keys", {a.kv(), tq + tk - Size(1), head_size});
+  expect(AttentionLink::content_bias, "content_bias", {a.heads, head_size});
+  expect(AttentionLink::position_bias, "position_bias", {a.heads, head_size});
 }
 
-Value queries(Graph& g, Value q, std::span<const Value> in, const AttentionAttrs& a,
-              const Size& tk) {
-  const int temperature = a.input(AttentionLink::temperature);
-  if (!changes(a) && temperature < 0) return q;
-  const Shape s = g.shape(q);
-  const Value place = a.rotary > 0 ? positions(g, s[1], a.upper_left ? nullptr : &tk) : Value{};
-  Value x = changed(g, by_heads(g, q, a.heads), place, a);
-  if (temperature >= 0)
-    x = ops::mul(g, x, ops::reshape(g, in[static_cast<size_t>(temperature)], {1, 1, a.heads, 1}));
-  return ops::reshape(g, x, s);
-}
-
-Value keys(Graph& g, Value k, const AttentionAttrs& a) {
-  if (!changes(a)) return k;
-  const Shape s = g.shape(k);
-  const Value place = a.rotary > 0 ? positions(g, s[1], nullptr) : Value{};
-  return ops::reshape(g, changed(g, by_heads(g, k, a.kv()), place, a), s);
+Value products(Graph& g, Value q, Value k, std::span<const Value> in, const AttentionAttrs& a) {
+  const Size tk = g.shape(k)[1];
+  Value s = ops::matmul(g, queries(g, q, in, a, tk, AttentionLink::content_bias), keys(g, k, a),
+                        {.transpose_b = true});
+  const int relative = a.input(AttentionLink::relative_keys);
+  if (relative < 0) return s;
+  const Value r = in[static_cast<size_t>(relative)];
+  const Shape rs = g.shape(r);
+  const Value by_distance =
+      ops::matmul(g, queries(g, q, in, a, tk, AttentionLink::position_bias),
+                  ops::reshape(g, r, {1, rs[0], 1, rs[1], rs[2]}), {.transpose_b = true});
+  return ops::add(g, s, skewed(g, by_distance, tk));
 }
 
 }  // namespace fovea::attention_rows

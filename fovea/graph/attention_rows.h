@@ -10,12 +10,12 @@
 
 namespace fovea::attention_rows {
 
-// Fails for rotations and norms that heads of this size do not have.
-void check(const InferContext& c, const AttentionAttrs& a, int64_t head_size);
+// Fails for rotations, norms and relative keys that heads of this size do not have.
+void check(const InferContext& c, const AttentionAttrs& a, int64_t head_size, const Size& tq,
+           const Size& tk);
 
-// q [B,Tq,H*D] and k [B,Tk,Hkv*D] as their products read them. in: all inputs of the op.
-Value queries(Graph& g, Value q, std::span<const Value> in, const AttentionAttrs& a,
-              const Size& tk);
-Value keys(Graph& g, Value k, const AttentionAttrs& a);
+// The products [B,Hkv,G,Tq,Tk] of q [B,Tq,H*D] and k [B,Tk,Hkv*D], before the scale. in: all inputs
+// of the op.
+Value products(Graph& g, Value q, Value k, std::span<const Value> in, const AttentionAttrs& a);
 
 }  // namespace fovea::attention_rows

@@ -238,6 +238,9 @@ enum class AttentionLink {
   distance_bias,  // f32 [H,Tq+Tk-1]: added to the score of link (i, j): element j - i + Tq - 1
   sink,           // f32 [H]: a score in each query's softmax whose value is 0
   temperature,    // f32 [H]: a factor of the scores
+  relative_keys,  // f32 [Hkv,Tq+Tk-1,D]: queries meet element j - i + Tq - 1 beside key j
+  content_bias,   // f32 [H,D]: added to the queries that meet keys,
+  position_bias,  // f32 [H,D]: and to those that meet relative keys
 };
 
 // Which links there are: kernels/attention.h has the whole rule.
@@ -267,6 +270,9 @@ struct AttentionAttrs {
   double rotary_base = 10000;
   RotaryLayout rotary_layout = RotaryLayout::pairs;
   bool temperature = false;
+  bool relative_keys = false;
+  bool content_bias = false;  // both only with relative_keys
+  bool position_bias = false;
   bool link_gradients = false;  // attention_grad: also those of the inputs that have gradients
   bool lse = false;             // give the log-sum-exp of each query as well, [B,H,Tq]
   bool packed = false;          // one input [B,T,(H+2Hkv)*D]: the heads of q, then of k, then of v
@@ -298,6 +304,9 @@ struct AttentionAttrs {
     v("rotary_base", rotary_base);
     v("rotary_layout", rotary_layout);
     v("temperature", temperature);
+    v("relative_keys", relative_keys);
+    v("content_bias", content_bias);
+    v("position_bias", position_bias);
     v("link_gradients", link_gradients);
     v("lse", lse);
     v("packed", packed);
@@ -313,12 +322,13 @@ struct AttentionAttrs {
   size_t operands() const { return packed ? 1 : 3; }
   size_t links() const {
     return size_t{lengths} + documents + mask + (block > 0) + bias + distance_bias + sink +
-           temperature;
+           temperature + relative_keys + content_bias + position_bias;
   }
   // Which input this is, or -1.
   int input(AttentionLink link) const {
-    const bool has[] = {lengths, documents,     mask, block > 0,
-                        bias,    distance_bias, sink, temperature};
+    const bool has[] = {lengths,       documents,     mask,         block > 0,
+                        bias,          distance_bias, sink,         temperature,
+                        relative_keys, content_bias,  position_bias};
     const auto which = static_cast<size_t>(link);
     if (!has[which]) return -1;
     size_t at = operands();

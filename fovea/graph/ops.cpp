@@ -205,6 +205,9 @@ Value attention(Graph& g, Value q, Value k, Value v, AttentionAttrs attrs,
   attrs.distance_bias = add(links.distance_bias);
   attrs.sink = add(links.sink);
   attrs.temperature = add(links.temperature);
+  attrs.relative_keys = add(links.relative_keys);
+  attrs.content_bias = add(links.content_bias);
+  attrs.position_bias = add(links.position_bias);
   return g.add("attention", std::move(inputs), attrs, name);
 }
 Value linear_attention(Graph& g, Value q, Value k, Value v, LinearAttentionAttrs attrs,

@@ -64,6 +64,7 @@ struct AttentionLinkValues {
   Value lengths = {}, documents = {}, mask = {};
   Value blocks = {};  // with attrs.block
   Value bias = {}, distance_bias = {}, sink = {}, temperature = {};
+  Value relative_keys = {}, content_bias = {}, position_bias = {};
 };
 // q [B,Tq,H*D], k [B,Tk,Hkv*D], v [B,Tk,Hkv*Dv] -> [B,Tq,H*Dv] (Vaswani et al. 2017).
 Value attention(Graph& g, Value q, Value k, Value v, AttentionAttrs attrs,

@@ -67,7 +67,7 @@ std::vector<ValueType> infer_packed(const InferContext& c, const AttentionAttrs&
   const Size& width = qkv.shape[2];
   c.expect(width.is_constant() && width.constant() % heads == 0,
            fmt::format("expected a known width that is a multiple of H+2Hkv={}", heads));
-  attention_rows::check(c, a, width.constant() / heads);
+  attention_rows::check(c, a, width.constant() / heads, qkv.shape[1], qkv.shape[1]);
   return attention_results(c, a, Size(width.constant() / heads * a.heads));
 }
 
@@ -95,7 +95,7 @@ std::vector<ValueType> infer_attention(const InferContext& c) {
   }
   const int64_t d = q.shape[2].constant() / a.heads;
   c.expect(k.shape[2].constant() / a.kv() == d, "expected q and k to have one head size");
-  attention_rows::check(c, a, d);
+  attention_rows::check(c, a, d, q.shape[1], k.shape[1]);
   return attention_results(c, a, Size(v.shape[2].constant() / a.kv() * a.heads));
 }
 
@@ -134,13 +134,10 @@ Values decompose_wide(Graph& g, const Values& qkv, std::span<const Value> in,
                       const AttentionAttrs& a) {
   const DType dtype = g.type(qkv[0]).dtype;
   const Shape sq = g.shape(qkv[0]), sk = g.shape(qkv[1]), sv = g.shape(qkv[2]);
-  const int64_t groups = a.kv(), in_group = a.heads / groups;
+  const int64_t groups = a.kv();
   const int64_t d = sq[2].constant() / a.heads, dv = sv[2].constant() / groups;
-  const Value q =
-      split_heads(g, attention_rows::queries(g, qkv[0], in, a, sk[1]), groups, in_group);
-  const Value k = split_heads(g, attention_rows::keys(g, qkv[1], a), groups, 1);
+  Value s = ops::scaled(g, attention_rows::products(g, qkv[0], qkv[1], in, a), a.scale_of(d));
   const Value v = split_heads(g, qkv[2], groups, 1);
-  Value s = ops::scaled(g, ops::matmul(g, q, k, {.transpose_b = true}), a.scale_of(d));
   s = attention_links::with_sink(g, attention_links::scores(g, s, in, a, sq[1], sk[1]), in, a);
   Value probabilities = ops::softmax(g, s);
   if (a.sink) probabilities = ops::slice(g, probabilities, 4, 0, sk[1]);
@@ -252,7 +249,7 @@ std::span<const Op> attention_ops() {
       {.name = "attention",
        .defaults = AttentionAttrs{},
        .min_inputs = 1,
-       .max_inputs = 11,
+       .max_inputs = 14,
        .infer = infer_attention,
        .flops = attention_flops,
        .gradient = attention_gradient,
@@ -262,7 +259,7 @@ std::span<const Op> attention_ops() {
       {.name = "attention_grad",
        .defaults = AttentionAttrs{},
        .min_inputs = 4,
-       .max_inputs = 14,
+       .max_inputs = 17,
        .infer = infer_attention_grad,
        .flops = attention_grad_flops,
        .decompose = decompose_attention_grad,

@@ -79,6 +79,14 @@ void check_rows(const AttentionProblem& p) {
   if (p.rotary < 0 || p.rotary % 2 != 0 || p.rotary > p.head_dim)
     wrong("rotary to be even, and at most head_dim=" + std::to_string(p.head_dim),
           "rotary=" + std::to_string(p.rotary));
+  const auto without_relative_keys = [&](const char* name, bool given) {
+    if (given && !p.relative_keys) wrong(std::string("relative_keys with ") + name, "none");
+  };
+  without_relative_keys("content_bias", p.content_bias);
+  without_relative_keys("position_bias", p.position_bias);
+  if (p.relative_keys && p.cosine) wrong("no cosine with relative_keys", "both");
+  if (p.relative_keys && p.rotary > 0)
+    wrong("rotary=0 with relative_keys", "rotary=" + std::to_string(p.rotary));
   if (!(p.rotary_base > 0 && p.rotary_base < std::numeric_limits<float>::max()))
     wrong("a finite rotary_base above 0", std::to_string(p.rotary_base));
   if (!(p.cosine_eps >= 1e-30 && p.cosine_eps < std::numeric_limits<float>::max()))

@@ -95,7 +95,12 @@ struct AttentionProblem {
   double rotary_base = 10000;
   RotaryLayout rotary_layout = RotaryLayout::pairs;
   bool temperature = false;  // AttentionLinks::temperatures is given
-  bool want_lse = false;     // write the log-sum-exp (backward needs it)
+  // AttentionLinks::relative_keys are given (Dai et al. 2019, Transformer-XL, section 3.3): the
+  // score is scale temperature ((q_i + u) . k_j + (q_i + v) . r_(j-i)).
+  bool relative_keys = false;
+  bool content_bias = false;   // u is given, AttentionLinks::content_biases
+  bool position_bias = false;  // v, AttentionLinks::position_biases
+  bool want_lse = false;       // write the log-sum-exp (backward needs it)
   AttentionStrides q = {}, k = {}, v = {}, out = {};
   AttentionStrides dq = {}, dk = {}, dv = {}, dout = {};  // for backward only
   // Where k and v are a key/value cache (forward only):
@@ -131,6 +136,11 @@ struct AttentionLinks {
   const void* distance_bias = nullptr;  // [heads, tq + tk - 1], for link (i, j) at j - i + tq - 1
   const void* sinks = nullptr;          // [heads]
   const void* temperatures = nullptr;   // [heads]: factors of the scores; typed like biases
+  // Typed like biases: [kv_heads, tq + tk - 1, head_dim], for link (i, j) at j - i + tq - 1; and
+  // what is added to queries, [heads, head_dim].
+  const void* relative_keys = nullptr;
+  const void* content_biases = nullptr;
+  const void* position_biases = nullptr;
 };
 
 struct AttentionArgs {
@@ -164,6 +174,9 @@ struct AttentionBackwardArgs {
   void* ddistance_bias = nullptr;
   void* dsinks = nullptr;
   void* dtemperatures = nullptr;
+  void* drelative_keys = nullptr;
+  void* dcontent_biases = nullptr;
+  void* dposition_biases = nullptr;
 };
 
 using AttentionKernel = Kernel<AttentionProblem, AttentionArgs>;

@@ -12,6 +12,7 @@
 // after foreach_target.h
 #include "fovea/base/error.h"
 #include "fovea/kernels/attention.h"
+#include "fovea/kernels/attention_relative-inl.h"
 #include "fovea/kernels/attention_rows-inl.h"
 #include "fovea/kernels/attention_scores-inl.h"
 
@@ -24,6 +25,20 @@ constexpr int64_t kKeyBlock = 64;    // of the products
 constexpr int64_t kKeySpan = 512;    // keys whose gradients stand in scratch (in L2) at a time
 constexpr int64_t kQueryBlock = 48;  // about; a multiple of the lanes
 
+// Relative keys and gradients of what meets them, of all heads, where they lie in scratch: each
+// key/value head has relative_room() floats of each, each query head biases_room() of sums.
+struct RelativeScratch {
+  float* transposed = nullptr;  // relative keys, [head_dim][relative_width]
+  float* rows = nullptr;        // [relative_width][head_dim in whole vectors]
+  float* drows = nullptr;       // likewise, before the scale
+  // Of the queries' gradients, before the temperature: for keys, and behind them for relative keys.
+  float* bias_sums = nullptr;
+};
+inline int64_t relative_room(const AttentionProblem& p) {
+  return relative_width(p) * padded(p.head_dim);
+}
+inline int64_t biases_room(const AttentionProblem& p) { return 2 * padded(p.head_dim); }
+
 struct BackwardTask {
   const AttentionProblem& problem;
   const AttentionBackwardArgs& args;
@@ -32,6 +47,7 @@ struct BackwardTask {
   double* sink_sums;         // gradients of sinks, likewise
   double* temperature_sums;  // of temperatures
   const RotaryTable<float>& rotary;
+  const RelativeScratch& relative;
   int64_t batch, kv_head;
 };
 
@@ -69,6 +85,10 @@ struct BackwardLayout {
     delta = scratch.take(width);
     lane_keys = scratch.take(kLaneRows * width);
     slopes = scratch.take(p.soft_cap > 0 ? keys * width : 0);
+    relative_q = scratch.take(p.relative_keys ? width * dim : 0);
+    relative_qt = scratch.take(p.relative_keys ? p.head_dim * width : 0);
+    relative_dq = scratch.take(p.relative_keys ? width * dim : 0);
+    relative_block = scratch.take(p.relative_keys ? relative_block_room(width, keys) : 0);
     deltas = scratch.take(p.heads / p.kv_heads * p.tq);
     total = scratch.used();
   }
@@ -86,7 +106,9 @@ struct BackwardLayout {
   int64_t lse, delta;         // one a query of the block
   int64_t lane_keys;          // rows of int32
   int64_t slopes;             // of the cap, [keys][width]
-  int64_t deltas;             // rowsum(dO * O) of every query of the group
+  // For relative keys: queries [width][dim], transposed, their gradients, and products.
+  int64_t relative_q, relative_qt, relative_dq, relative_block;
+  int64_t deltas;  // rowsum(dO * O) of every query of the group
   int64_t total;
 };
 
@@ -200,6 +222,9 @@ class HeadBackward {
     if (p_.temperature) task_.temperature_sums[task_.batch * p_.heads + head] = sum;
   }
 
+  float* relative_of(float* all) const {
+    return all + task_.kv_head * attention_detail::relative_room(p_);
+  }
   double* sink_sum(int64_t head) const { return task_.sink_sums + task_.batch * p_.heads + head; }
   float* distance_sums(int64_t head) const {
     return task_.distance_sums +
@@ -269,6 +294,27 @@ class HeadBackward {
       transpose<false>(dqt, width, p_.head_dim, count, scale, dq.first, dq.stride);
     else
       transpose<true>(dqt, width, p_.head_dim, count, scale, dq.first, dq.stride);
+    if (p_.relative_keys) add_relative_queries(head, count, width, dq);
+  }
+
+  // Adds the gradients of a block's queries for relative keys, and those of both biases.
+  void add_relative_queries(int64_t head, int64_t count, int64_t width, const SumRows& dq) const {
+    const float scale = static_cast<float>(p_.scale);
+    const float* dqt = scratch_ + layout_.dqt;
+    float* sums = task_.relative.bias_sums + head * attention_detail::biases_room(p_);
+    for (int64_t c = 0; c < p_.head_dim; ++c) {
+      float sum = 0;
+      for (int64_t i = 0; i < count; ++i) sum += dqt[c * width + i];
+      sums[c] += scale * sum;
+    }
+    float* position_sums = sums + attention_detail::padded(p_.head_dim);
+    float* rows = scratch_ + layout_.relative_dq;
+    scale_rows(rows, count * layout_.dim, scale);
+    for (int64_t i = 0; i < count; ++i) {
+      const float* row = rows + i * layout_.dim;
+      add_to_rows(row, dq.first + i * dq.stride, 0, 1, p_.head_dim);
+      add_to_rows(row, position_sums, 0, 1, p_.head_dim);
+    }
   }
 
   void load_queries(int64_t head, int64_t head_in_group, int64_t first, int64_t count,
@@ -278,12 +324,25 @@ class HeadBackward {
     copy_rows(at(args_.q, p_.q, first, head), p_.q.token, count, p_.head_dim, q, layout_.dim);
     copy_rows(at(args_.dout, p_.dout, first, head), p_.dout.token, count, p_.value_dim, dout,
               layout_.value_dim);
+    const float factor = static_cast<float>(p_.scale * kLog2E);
+    const auto bias_and_scale = [&](const float* bias, float* rows) HWY_ATTR {
+      add_to_rows(bias, rows, layout_.dim, count, p_.head_dim);
+      if (p_.temperature)
+        scale_rows(rows, count * layout_.dim, attention_detail::temperature(p_, args_.links, head));
+    };
+    if (p_.relative_keys) {
+      float* relative = scratch_ + layout_.relative_q;
+      copy_rows(at(args_.q, p_.q, first, head), p_.q.token, count, p_.head_dim, relative,
+                layout_.dim);
+      bias_and_scale(attention_detail::position_bias(p_, args_.links, head), relative);
+      load_transposed(relative, layout_.dim, count, p_.head_dim, factor,
+                      scratch_ + layout_.relative_qt, width);
+      fill_zero(scratch_ + layout_.relative_dq, width * layout_.dim);
+    }
     if (change_.any())
       change_.apply(q, layout_.dim, count, attention_detail::first_query_position(p_) + first);
-    if (p_.temperature)
-      scale_rows(q, count * layout_.dim, attention_detail::temperature(p_, args_.links, head));
-    load_transposed(q, layout_.dim, count, p_.head_dim, static_cast<float>(p_.scale * kLog2E),
-                    scratch_ + layout_.qt, width);
+    bias_and_scale(attention_detail::content_bias(p_, args_.links, head), q);
+    load_transposed(q, layout_.dim, count, p_.head_dim, factor, scratch_ + layout_.qt, width);
     load_transposed(dout, layout_.value_dim, count, p_.value_dim, 1.0f, scratch_ + layout_.dot,
                     width);
     fill_zero(scratch_ + layout_.dqt, p_.head_dim * width);
@@ -338,6 +397,9 @@ class HeadBackward {
                             .keys = keys,
                             .lanes = lanes(width)};
     float* const slopes = p_.soft_cap > 0 ? scratch_ + layout_.slopes : nullptr;
+    if (p_.relative_keys)
+      add_relative(p_, scores, x.first, count, scratch_ + layout_.relative_qt,
+                   relative_of(task_.relative.transposed), scratch_ + layout_.relative_block);
     if (links.any()) links.apply(scores, x.first, count, slopes);
     probabilities(scores, full ? Look::none : scores.look(), ds_block, scratch_ + layout_.lse,
                   scratch_ + layout_.delta);
@@ -349,6 +411,14 @@ class HeadBackward {
       transpose<true>(ds_block, width, keys, count, 1.0f, to + j, p_.bias_plane.query);
     }
     if (slopes) multiply(scores, slopes, ds_block);
+    if (p_.relative_keys)
+      add_relative_gradients(p_, scores, x.first, count, ds_block,
+                             {.q = scratch_ + layout_.relative_q,
+                              .rows = relative_of(task_.relative.rows),
+                              .dq = scratch_ + layout_.relative_dq,
+                              .drows = relative_of(task_.relative.drows),
+                              .dim = layout_.dim},
+                             scratch_ + layout_.relative_block);
     product<Into::add, Contiguous::step>({.a = p_block,
                                           .a_stride = width,
                                           .b = scratch_ + layout_.dout,
@@ -410,6 +480,10 @@ int64_t attention_backward_lanes() { return kLanes; }
 void attention_backward_distances(const AttentionProblem& p, const float* from, float* to) {
   reverse_distances(p, from, to);
 }
+void attention_backward_relative(const AttentionProblem& p, const float* from, float* rows,
+                                 float* transposed) {
+  lay_out_relative(p, from, rows, transposed);
+}
 
 }  // namespace HWY_NAMESPACE
 }  // namespace fovea
@@ -424,6 +498,7 @@ namespace {
 struct Target {
   void (*backward)(const BackwardTask&, float*);
   void (*distances)(const AttentionProblem&, const float*, float*);
+  void (*relative)(const AttentionProblem&, const float*, float*, float*);
   int64_t (*lanes)();
 };
 
@@ -438,7 +513,11 @@ class HwyBackward final : public KernelPlan<AttentionBackwardArgs> {
         static_cast<size_t>(BackwardLayout(p_, target.lanes()).total) * sizeof(float);
     scratch_bytes =
         static_cast<size_t>(p_.heads * (1 + p_.batch) * row_) * sizeof(float) +
-        static_cast<size_t>((p_.sink + p_.temperature) * p_.batch * p_.heads) * sizeof(double);
+        static_cast<size_t>((p_.sink + p_.temperature) * p_.batch * p_.heads) * sizeof(double) +
+        static_cast<size_t>(p_.relative_keys
+                                ? 3 * p_.kv_heads * relative_room(p_) + p_.heads * biases_room(p_)
+                                : 0) *
+            sizeof(float);
   }
 
   void run(const AttentionBackwardArgs& wanted,
@@ -447,7 +526,15 @@ class HwyBackward final : public KernelPlan<AttentionBackwardArgs> {
     const AttentionBackwardArgs args = attention_detail::named(p_, wanted);
     float* distances = reinterpret_cast<float*>(context.scratch);
     float* distance_sums = distances + p_.heads * row_;
-    double* sink_sums = reinterpret_cast<double*>(distance_sums + p_.batch * p_.heads * row_);
+    RelativeScratch relative{.transposed = distance_sums + p_.batch * p_.heads * row_};
+    if (p_.relative_keys) {
+      relative.rows = relative.transposed + p_.kv_heads * relative_room(p_);
+      relative.drows = relative.rows + p_.kv_heads * relative_room(p_);
+      relative.bias_sums = relative.drows + p_.kv_heads * relative_room(p_);
+      lay_out(args, relative, context);
+    }
+    double* sink_sums = reinterpret_cast<double*>(
+        p_.relative_keys ? relative.bias_sums + p_.heads * biases_room(p_) : relative.transposed);
     double* temperature_sums = sink_sums + (p_.sink ? p_.batch * p_.heads : 0);
     const int64_t links = p_.tq + p_.tk - 1;
     if (p_.distance_bias) {
@@ -456,13 +543,16 @@ class HwyBackward final : public KernelPlan<AttentionBackwardArgs> {
                           distances + head * row_);
       });
     }
-    // Those that add to the same part of a bias's gradient work one after another.
-    const int64_t samples = args.dbias && p_.bias_plane.batch == 0 ? p_.batch : 1;
+    // Those that add to the same part of a gradient of biases or relative keys work one after
+    // another.
+    const bool shared_bias = args.dbias && p_.bias_plane.batch == 0;
+    const int64_t samples = p_.relative_keys || shared_bias ? p_.batch : 1;
     const int64_t groups = args.dbias && p_.bias_plane.head == 0 ? p_.kv_heads : 1;
     const int64_t chains = p_.kv_heads / groups;  // of a run of samples
     context.pool->parallel_for(p_.batch / samples * chains, [&](int64_t chain, int worker) {
       const int64_t sample = chain / chains * samples, group = chain % chains * groups;
-      if (args.dbias) zero_bias(args, sample, group);
+      for (int64_t n = 0; args.dbias && n < (shared_bias ? 1 : samples); ++n)
+        zero_bias(args, sample + n, group);
       for (int64_t n = 0; n < samples * groups; ++n) {
         target_.backward({.problem = p_,
                           .args = args,
@@ -471,6 +561,7 @@ class HwyBackward final : public KernelPlan<AttentionBackwardArgs> {
                           .sink_sums = sink_sums,
                           .temperature_sums = temperature_sums,
                           .rotary = rotary_,
+                          .relative = relative,
                           .batch = sample + n / groups,
                           .kv_head = group + n % groups},
                          context.worker<float>(worker));
@@ -481,17 +572,68 @@ class HwyBackward final : public KernelPlan<AttentionBackwardArgs> {
       for (int64_t b = 0; b < p_.batch; ++b) sum += sums[b * p_.heads + head];
       static_cast<float*>(to)[head] = static_cast<float>(sum);
     };
+    if (p_.relative_keys) write_relative(args, relative, context);
     if (!args.ddistance_bias && !args.dsinks && !args.dtemperatures) return;
     context.pool->parallel_for(p_.heads, [&](int64_t head, int) {
       if (args.ddistance_bias)
         add_distances(distance_sums + head * row_,
                       static_cast<float*>(args.ddistance_bias) + head * links);
       if (args.dsinks) over_batch(args.dsinks, sink_sums, head);
-      if (args.dtemperatures) over_batch(args.dtemperatures, temperature_sums, head);
+      if (!args.dtemperatures) return;
+      over_batch(args.dtemperatures, temperature_sums, head);
+      if (p_.relative_keys)
+        static_cast<float*>(args.dtemperatures)[head] +=
+            along_biases(args.links, relative.bias_sums + head * biases_room(p_), head);
     });
   }
 
  private:
+  // Relative keys as the products read them, and zeros for what is summed up.
+  void lay_out(const AttentionBackwardArgs& args, const RelativeScratch& relative,
+               const KernelContext& context) const {
+    const int64_t group = p_.heads / p_.kv_heads;
+    context.pool->parallel_for(p_.kv_heads, [&](int64_t head, int) {
+      const int64_t at = head * relative_room(p_);
+      target_.relative(p_,
+                       static_cast<const float*>(args.links.relative_keys) +
+                           head * (p_.tq + p_.tk - 1) * p_.head_dim,
+                       relative.rows + at, relative.transposed + at);
+      std::fill_n(relative.drows + at, relative_room(p_), 0.0f);
+      std::fill_n(relative.bias_sums + head * group * biases_room(p_), group * biases_room(p_),
+                  0.0f);
+    });
+  }
+  void write_relative(const AttentionBackwardArgs& args, const RelativeScratch& relative,
+                      const KernelContext& context) const {
+    const int64_t dim = p_.head_dim, count = p_.tq + p_.tk - 1;
+    const int64_t row = (dim + target_.lanes() - 1) / target_.lanes() * target_.lanes();
+    const auto write = [dim](void* to, int64_t at, const float* from, float factor) {
+      if (!to) return;
+      for (int64_t c = 0; c < dim; ++c) static_cast<float*>(to)[at * dim + c] = factor * from[c];
+    };
+    context.pool->parallel_for(p_.kv_heads, [&](int64_t head, int) {
+      for (int64_t n = 0; n < count; ++n)
+        write(args.drelative_keys, head * count + n,
+              relative.drows + head * relative_room(p_) + n * row, static_cast<float>(p_.scale));
+    });
+    for (int64_t h = 0; h < p_.heads; ++h) {
+      const float* sums = relative.bias_sums + h * biases_room(p_);
+      const float t = temperature(p_, args.links, h);
+      write(args.dcontent_biases, h, sums, t);
+      write(args.dposition_biases, h, sums + padded(dim), t);
+    }
+  }
+  // What the biases of a head add to the gradient of its temperature.
+  float along_biases(const AttentionLinks& links, const float* sums, int64_t head) const {
+    double sum = 0;
+    for (const float* bias : {content_bias(p_, links, head), position_bias(p_, links, head)}) {
+      for (int64_t c = 0; bias && c < p_.head_dim; ++c)
+        sum += static_cast<double>(bias[c]) * static_cast<double>(sums[c]);
+      sums += padded(p_.head_dim);
+    }
+    return static_cast<float>(sum);
+  }
+
   // The part of a chain that begins with this sample and key/value head.
   void zero_bias(const AttentionBackwardArgs& args, int64_t sample, int64_t kv_head) const {
     const AttentionPlane& s = p_.bias_plane;
@@ -517,12 +659,12 @@ class HwyBackward final : public KernelPlan<AttentionBackwardArgs> {
   int64_t row_;  // of distances
 };
 
-template <auto kBackward, auto kDistances, auto kLanesOf>
+template <auto kBackward, auto kDistances, auto kRelative, auto kLanesOf>
 std::unique_ptr<KernelPlan<AttentionBackwardArgs>> plan_hwy(const AttentionProblem& problem) {
   check(problem, true);
   if (problem.dtype != DType::f32 && problem.dtype != DType::bf16) return nullptr;
   if (problem.head_dim > 256 || problem.value_dim > 256) return nullptr;
-  return std::make_unique<HwyBackward>(problem, Target{kBackward, kDistances, kLanesOf});
+  return std::make_unique<HwyBackward>(problem, Target{kBackward, kDistances, kRelative, kLanesOf});
 }
 
 }  // namespace
@@ -533,7 +675,7 @@ void append_backward_hwy([[maybe_unused]] std::vector<AttentionBackwardKernel>& 
   if (supported & bit)                                                                    \
     list.push_back(                                                                       \
         {name, plan_hwy<target::attention_backward, target::attention_backward_distances, \
-                        target::attention_backward_lanes>});
+                        target::attention_backward_relative, target::attention_backward_lanes>});
   FOVEA_FOR_EACH_TARGET(FOVEA_ADD)
 #undef FOVEA_ADD
 }

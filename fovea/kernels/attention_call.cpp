@@ -20,6 +20,9 @@ void check_links(const AttentionProblem& p, const AttentionLinks& links) {
   if (p.distance_bias) need(links.distance_bias, "links.distance_bias", "distance_bias");
   if (p.sink) need(links.sinks, "links.sinks", "sink");
   if (p.temperature) need(links.temperatures, "links.temperatures", "temperature");
+  if (p.relative_keys) need(links.relative_keys, "links.relative_keys", "relative_keys");
+  if (p.content_bias) need(links.content_biases, "links.content_biases", "content_bias");
+  if (p.position_bias) need(links.position_biases, "links.position_biases", "position_bias");
 }
 
 template <class Args>

@@ -57,6 +57,7 @@ TEST(AttentionCall, MemoryThatTheProblemNamesMustBeGiven) {
   expect([](auto& p, auto&, auto&) { p.mask = true; }, "links.mask", "mask");
   expect([](auto& p, auto&, auto&) { p.bias = true; }, "links.bias", "bias");
   expect([](auto& p, auto&, auto&) { p.sink = true; }, "links.sinks", "sink");
+  expect([](auto& p, auto&, auto&) { p.relative_keys = true; }, "links.relative_keys", "relative");
   expect([](auto& p, auto&, auto&) { p.temperature = true; }, "links.temperatures", "temperature");
   expect([](auto& p, auto&, auto&) { p.block = 16; }, "links.blocks", "block");
   expect([](auto& p, auto&, auto&) { p.documents = 2; }, "links.document_starts", "documents");

@@ -9,6 +9,7 @@
 #include "hwy/foreach_target.h"  // IWYU pragma: keep
 // after foreach_target.h
 #include "fovea/kernels/attention.h"
+#include "fovea/kernels/attention_relative-inl.h"
 #include "fovea/kernels/attention_rows-inl.h"
 #include "fovea/kernels/attention_scores-inl.h"
 
@@ -47,6 +48,7 @@ struct ForwardTask {
   const Panels& panels;
   const float* distances;  // of all heads, reversed
   const RotaryTable<float>& rotary;
+  const float* relative;  // keys of all heads, transposed
   int64_t batch, head, first_panel, end_panel;
 };
 
@@ -58,23 +60,25 @@ struct ForwardLayout {
       return (n + panels.lanes - 1) / panels.lanes * panels.lanes;
     };
     width = panels.most * panels.lanes;
-    panel = width * (p.head_dim + p.value_dim + 4 + kLaneRows);
+    panel = width * ((p.relative_keys ? 2 : 1) * p.head_dim + p.value_dim + 4 + kLaneRows);
     scores = std::min(panels.per_task, panels.count) * panel;
     const bool converted = p.dtype != DType::f32;
-    const bool changed = changes_rows(p);
-    const bool copy_k = converted || changed || scattered(p.k, p.head_dim);
+    const bool changed = changes_rows(p) || p.relative_keys;
+    const bool copy_k = converted || changes_rows(p) || scattered(p.k, p.head_dim);
     const bool copy_v = converted || scattered(p.v, p.value_dim);
     k = scores + width * keys;
     v = k + (copy_k ? keys * round(p.head_dim) : 0);
     rows = v + (copy_v ? keys * round(p.value_dim) : 0);
-    total = rows + (converted || changed ? width * round(std::max(p.head_dim, p.value_dim)) : 0);
+    relative = rows + (converted || changed ? width * round(std::max(p.head_dim, p.value_dim)) : 0);
+    total = relative + (p.relative_keys ? relative_block_room(width, keys) : 0);
   }
 
-  int64_t width;   // of the widest panel
-  int64_t panel;   // of each panel: Q^T, O^T and rows of one number a query
-  int64_t scores;  // S^T of one panel and block of keys
-  int64_t k, v;    // the block's rows, where they are scattered in memory or converted
-  int64_t rows;    // the panel's Q or O in f32, where they are converted or changed
+  int64_t width;     // of the widest panel
+  int64_t panel;     // of each panel: Q^T, O^T and rows of one number a query
+  int64_t scores;    // S^T of one panel and block of keys
+  int64_t k, v;      // the block's rows, where they are scattered in memory or converted
+  int64_t rows;      // the panel's Q or O in f32, where they are converted or changed
+  int64_t relative;  // products with relative keys
   int64_t total;
 };
 
@@ -156,8 +160,9 @@ constexpr int64_t kMaxPanels = 16;  // 192 queries with four lanes
 // A run of queries and what is kept of it from one block of keys to the next.
 struct Panel {
   int64_t first, queries, vecs, width;
-  float* qt;  // Q^T times scale log2(e), [head_dim][width]
-  float* ot;  // O^T before the division by sum, [value_dim][width]
+  float* qt;           // Q^T times scale log2(e), [head_dim][width]
+  float* relative_qt;  // the same for relative keys, if there are any
+  float* ot;           // O^T before the division by sum, [value_dim][width]
   LaneRows lane;
   TouchedKeys seen;
 };
@@ -263,7 +268,7 @@ class PanelsForward {
   Rows queries(int64_t first, int64_t count) const {
     const T* q = at(task_.args.q, p_.q, first, task_.head);
     if constexpr (std::is_same_v<T, float>) {
-      if (!change_.any()) return {q, p_.q.token};
+      if (!change_.any() && !p_.relative_keys) return {q, p_.q.token};
     }
     const Rows rows = copied(q, p_.q, count, p_.head_dim, scratch_ + layout_.rows);
     if (change_.any())
@@ -280,18 +285,24 @@ class PanelsForward {
     panel.vecs = width / kLanes;
     panel.width = width;
     panel.qt = scratch_ + slot * layout_.panel;
-    panel.ot = panel.qt + p_.head_dim * width;
+    panel.relative_qt = panel.qt + p_.head_dim * width;
+    panel.ot = panel.relative_qt + (p_.relative_keys ? p_.head_dim * width : 0);
     float* rows = panel.ot + p_.value_dim * width;
     panel.lane = {.max = rows,
                   .sum = rows + width,
                   .rescale = rows + 2 * width,
                   .new_max = rows + 3 * width,
                   .keys = LaneKeys(p_, rows + 4 * width, width)};
-    const Rows q = queries(panel.first, panel.queries);
-    load_transposed(q.first, q.stride, panel.queries, p_.head_dim,
-                    static_cast<float>(p_.scale * kLog2E) *
-                        attention_detail::temperature(p_, task_.args.links, task_.head),
-                    panel.qt, width);
+    const float factor = static_cast<float>(p_.scale * kLog2E) *
+                         attention_detail::temperature(p_, task_.args.links, task_.head);
+    const auto load = [&](const float* bias, float* to) HWY_ATTR {
+      const Rows q = queries(panel.first, panel.queries);
+      if (bias) add_to_rows(bias, scratch_ + layout_.rows, q.stride, panel.queries, p_.head_dim);
+      load_transposed(q.first, q.stride, panel.queries, p_.head_dim, factor, to, width);
+    };
+    load(attention_detail::content_bias(p_, task_.args.links, task_.head), panel.qt);
+    if (p_.relative_keys)
+      load(attention_detail::position_bias(p_, task_.args.links, task_.head), panel.relative_qt);
     // A sink is a key that has been seen already.
     const float sink = p_.sink ? static_cast<const float*>(task_.args.links.sinks)[task_.head] *
                                      static_cast<float>(kLog2E)
@@ -328,8 +339,13 @@ class PanelsForward {
                            .keys = keys,
                            .lanes = lane.keys};
     const Look look = panel.seen.full(j, keys) ? Look::none : block.look();
+    if (p_.relative_keys)
+      add_relative(p_, block, panel.first, panel.queries, panel.relative_qt,
+                   task_.relative + kv_head_ * p_.head_dim * relative_width(p_),
+                   scratch_ + layout_.relative);
     if (links_.any()) links_.apply(block, panel.first, panel.queries, nullptr);
-    if (links_.any() || look != Look::none) mask_scores(block, look, lane.max, lane.new_max);
+    if (p_.relative_keys || links_.any() || look != Look::none)
+      mask_scores(block, look, lane.max, lane.new_max);
     online_softmax(lane, panel.vecs, keys, s);
     product<Into::rescale, Contiguous::row>({.a = v.first,
                                              .a_stride = v.stride,
@@ -365,6 +381,9 @@ int64_t attention_forward_lanes() { return kLanes; }
 void attention_distances(const AttentionProblem& p, const float* from, float* to) {
   reverse_distances(p, from, to);
 }
+void attention_relative(const AttentionProblem& p, const float* from, float* transposed) {
+  lay_out_relative(p, from, nullptr, transposed);
+}
 
 }  // namespace HWY_NAMESPACE
 }  // namespace fovea
@@ -379,6 +398,7 @@ namespace {
 struct Target {
   void (*forward)(const ForwardTask&, float*);
   void (*distances)(const AttentionProblem&, const float*, float*);
+  void (*relative)(const AttentionProblem&, const float*, float*);
   int64_t (*lanes)();
 };
 
@@ -389,6 +409,9 @@ class HwyForward final : public KernelPlan<AttentionArgs> {
     worker_scratch_bytes = static_cast<size_t>(ForwardLayout(p_, panels_).total) * sizeof(float);
     if (p_.distance_bias)
       scratch_bytes = static_cast<size_t>(p_.heads * distance_row(p_)) * sizeof(float);
+    if (p_.relative_keys)
+      scratch_bytes +=
+          static_cast<size_t>(p_.kv_heads * p_.head_dim * relative_width(p_)) * sizeof(float);
   }
 
   void run(const AttentionArgs& args, const KernelContext& context) const noexcept override {
@@ -400,6 +423,15 @@ class HwyForward final : public KernelPlan<AttentionArgs> {
             distances + head * distance_row(p_));
       });
     }
+    float* relative = distances + (p_.distance_bias ? p_.heads * distance_row(p_) : 0);
+    if (p_.relative_keys) {
+      context.pool->parallel_for(p_.kv_heads, [&](int64_t head, int) {
+        target_.relative(p_,
+                         static_cast<const float*>(args.links.relative_keys) +
+                             head * (p_.tq + p_.tk - 1) * p_.head_dim,
+                         relative + head * p_.head_dim * relative_width(p_));
+      });
+    }
     const int64_t blocks = p_.batch * p_.heads * panels_.tasks;
     context.pool->parallel_for(blocks, [&](int64_t block, int worker) {
       const int64_t first = block % panels_.tasks * panels_.per_task;
@@ -409,6 +441,7 @@ class HwyForward final : public KernelPlan<AttentionArgs> {
                              .panels = panels_,
                              .distances = distances,
                              .rotary = rotary_,
+                             .relative = relative,
                              .batch = block / panels_.tasks / p_.heads,
                              .head = head,
                              .first_panel = first,
@@ -443,13 +476,13 @@ class HwyForward final : public KernelPlan<AttentionArgs> {
   RotaryTable<float> rotary_;
 };
 
-template <auto kForward, auto kDistances, auto kLanesOf>
+template <auto kForward, auto kDistances, auto kRelative, auto kLanesOf>
 std::unique_ptr<KernelPlan<AttentionArgs>> plan_hwy(const AttentionProblem& problem) {
   check(problem, false);
   if (problem.dtype != DType::f32 && problem.dtype != DType::bf16) return nullptr;
   if (reads_cache(problem)) return nullptr;
   if (problem.head_dim > 256 || problem.value_dim > 256) return nullptr;
-  return std::make_unique<HwyForward>(problem, Target{kForward, kDistances, kLanesOf});
+  return std::make_unique<HwyForward>(problem, Target{kForward, kDistances, kRelative, kLanesOf});
 }
 
 }  // namespace
@@ -459,7 +492,7 @@ void append_hwy([[maybe_unused]] std::vector<AttentionKernel>& list) {
 #define FOVEA_ADD(bit, target, name)                                                       \
   if (supported & bit)                                                                     \
     list.push_back({name, plan_hwy<target::attention_forward, target::attention_distances, \
-                                   target::attention_forward_lanes>});
+                                   target::attention_relative, target::attention_forward_lanes>});
   FOVEA_FOR_EACH_TARGET(FOVEA_ADD)
 #undef FOVEA_ADD
 }

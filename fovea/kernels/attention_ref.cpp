@@ -102,6 +102,46 @@ double temperature_of(const AttentionProblem& p, const AttentionLinks& links, in
   return p.temperature ? number(static_cast<const LseType<T>*>(links.temperatures)[head]) : 1.0;
 }
 
+// What Transformer-XL's relative term adds to the queries of one head and to their scores.
+template <class T>
+class Relative {
+ public:
+  using Number = LseType<T>;
+
+  Relative(const AttentionProblem& p, const AttentionLinks& links, int64_t h)
+      : p_(p), first_(h / (p.heads / p.kv_heads) * (p.tq + p.tk - 1) * p.head_dim) {
+    const auto of_head = [&](const void* base) {
+      return static_cast<const Number*>(base) + h * p.head_dim;
+    };
+    if (p.relative_keys) keys_ = static_cast<const Number*>(links.relative_keys);
+    if (p.content_bias) content_ = of_head(links.content_biases);
+    if (p.position_bias) position_ = of_head(links.position_biases);
+  }
+
+  explicit operator bool() const { return keys_ != nullptr; }
+  double content(int64_t d) const { return content_ ? number(content_[d]) : 0.0; }
+  double position(int64_t d) const { return position_ ? number(position_[d]) : 0.0; }
+  // Where coordinate 0 of the relative key of link (i, j) stands.
+  int64_t at(int64_t i, int64_t j) const { return first_ + (j - i + p_.tq - 1) * p_.head_dim; }
+  // (q + u) . k + (q + v) . r; q, k: rows in double.
+  double product(const double* q, const double* k, int64_t i, int64_t j) const {
+    if (!keys_) return dot(q, k, p_.head_dim);
+    const Number* r = keys_ + at(i, j);
+    double sum = 0;
+    for (int64_t d = 0; d < p_.head_dim; ++d)
+      sum += (q[d] + content(d)) * k[d] + (q[d] + position(d)) * number(r[d]);
+    return sum;
+  }
+  double key(int64_t i, int64_t j, int64_t d) const { return number(keys_[at(i, j) + d]); }
+
+ private:
+  const AttentionProblem& p_;
+  const int64_t first_;
+  const Number* keys_ = nullptr;
+  const Number* content_ = nullptr;
+  const Number* position_ = nullptr;
+};
+
 // Row (b, t, h) in double.
 template <class T>
 void widen_row(const T* from, int64_t n, double* to) {
@@ -148,6 +188,7 @@ class RefForward final : public KernelPlan<AttentionArgs> {
     widen_row(q, p_.head_dim, q_row);
     change_.apply(q_row, first_query_position(p_) + i);
     const double scale = p_.scale * temperature_of<T>(p_, args.links, h);
+    const Relative<T> relative(p_, args.links, h);
     double max = sink;
     bool nan = false;
     for (int64_t j = 0; j < p_.tk; ++j) {
@@ -155,7 +196,7 @@ class RefForward final : public KernelPlan<AttentionArgs> {
       read_row(k, type, b, j, g, p_.head_dim, kv);
       change_.apply(kv, first_key_position(p_) + j);
       double slope;
-      score[j] = links.capped(scale * dot(q_row, kv, p_.head_dim), slope) + links.added(j);
+      score[j] = links.capped(scale * relative.product(q_row, kv, i, j), slope) + links.added(j);
       max = std::max(max, score[j]);
       nan = nan || std::isnan(score[j]);
     }
@@ -200,7 +241,8 @@ class RefBackward final : public KernelPlan<AttentionBackwardArgs> {
     const AttentionBackwardArgs args = named(p_, wanted);
     zero_shared(args);
     // What several heads add to is summed up by one task.
-    const bool shared = args.dbias || args.ddistance_bias || args.dsinks || args.dtemperatures;
+    const bool shared =
+        args.dbias || args.ddistance_bias || args.dsinks || args.dtemperatures || p_.relative_keys;
     const int64_t heads = p_.batch * p_.kv_heads, each = shared ? heads : 1;
     context.pool->parallel_for(heads / each, [&](int64_t task, int worker) {
       for (int64_t n = task * each; n < (task + 1) * each; ++n)
@@ -212,6 +254,12 @@ class RefBackward final : public KernelPlan<AttentionBackwardArgs> {
   void zero_shared(const AttentionBackwardArgs& args) const {
     if (args.dsinks) std::fill_n(static_cast<Lse*>(args.dsinks), p_.heads, Lse(0));
     if (args.dtemperatures) std::fill_n(static_cast<Lse*>(args.dtemperatures), p_.heads, Lse(0));
+    const int64_t keys = p_.kv_heads * (p_.tq + p_.tk - 1);
+    const std::pair<void*, int64_t> rows_of[] = {{args.drelative_keys, keys},
+                                                 {args.dcontent_biases, p_.heads},
+                                                 {args.dposition_biases, p_.heads}};
+    for (const auto& [to, rows] : rows_of)
+      if (to) std::fill_n(static_cast<Lse*>(to), rows * p_.head_dim, Lse(0));
     if (args.ddistance_bias)
       std::fill_n(static_cast<Lse*>(args.ddistance_bias), p_.heads * (p_.tq + p_.tk - 1), Lse(0));
     if (!args.dbias) return;
@@ -271,6 +319,7 @@ class RefBackward final : public KernelPlan<AttentionBackwardArgs> {
     change_.apply(x.q, first_query_position(p_) + i);
     const double temperature = temperature_of<T>(p_, args.links, h);
     double dtemperature = 0;
+    const Relative<T> relative(p_, args.links, h);
     const Links<T> links(p_, args.links, b, h, i);
     Lse* dbias =
         args.dbias ? links_row(static_cast<Lse*>(args.dbias), p_.bias_plane, b, h, i) : nullptr;
@@ -279,7 +328,7 @@ class RefBackward final : public KernelPlan<AttentionBackwardArgs> {
       const double* k = x.k + j * p_.head_dim;
       const T* v = row(static_cast<const T*>(args.v), p_.v, b, j, g);
       double slope;
-      const double product = p_.scale * dot(x.q, k, p_.head_dim);
+      const double product = p_.scale * relative.product(x.q, k, i, j);
       const double score = links.capped(temperature * product, slope) + links.added(j);
       const double prob = std::exp(score - lse);
       const double dscore = prob * (dot(dout, v, p_.value_dim) - delta);
@@ -292,8 +341,9 @@ class RefBackward final : public KernelPlan<AttentionBackwardArgs> {
       double* dvj = x.dv + j * p_.value_dim;
       for (int64_t d = 0; d < p_.head_dim; ++d) {
         x.dq[d] += ds * k[d];
-        dkj[d] += ds * x.q[d];
+        dkj[d] += ds * (x.q[d] + relative.content(d));
       }
+      if (relative) add_relative(args, relative, x, h, i, j, ds);
       for (int64_t d = 0; d < p_.value_dim; ++d) dvj[d] += prob * number(dout[d]);
     }
     change_.undo(x.dq, x.given, first_query_position(p_) + i);
@@ -303,6 +353,21 @@ class RefBackward final : public KernelPlan<AttentionBackwardArgs> {
     if (args.dsinks)
       static_cast<Lse*>(args.dsinks)[h] -=
           static_cast<Lse>(std::exp(sink_of<T>(p_, args.links, h) - lse) * delta);
+  }
+
+  // ds: the gradient of the product of the link.
+  void add_relative(const AttentionBackwardArgs& args, const Relative<T>& relative, const Rows& x,
+                    int64_t h, int64_t i, int64_t j, double ds) const {
+    const auto add = [](void* to, int64_t at, double value) {
+      if (to) static_cast<Lse*>(to)[at] += static_cast<Lse>(value);
+    };
+    for (int64_t d = 0; d < p_.head_dim; ++d) {
+      const double r = relative.key(i, j, d);
+      x.dq[d] += ds * r;
+      add(args.drelative_keys, relative.at(i, j) + d, ds * (x.q[d] + relative.position(d)));
+      add(args.dcontent_biases, h * p_.head_dim + d, ds * x.k[j * p_.head_dim + d]);
+      add(args.dposition_biases, h * p_.head_dim + d, ds * r);
+    }
   }
 
   AttentionProblem p_;

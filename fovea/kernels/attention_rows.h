@@ -15,6 +15,24 @@ namespace fovea::attention_detail {
 // Whether rows of q and k go into the products otherwise than they stand in memory.
 inline bool changes_rows(const AttentionProblem& p) { return p.cosine || p.rotary > 0; }
 
+// Relative keys of a key/value head, in whole vectors of any target.
+inline int64_t relative_width(const AttentionProblem& p) { return padded(p.tq + p.tk - 1); }
+// Room for the products of a block's queries with the relative keys that its links meet.
+inline int64_t relative_block_room(int64_t queries, int64_t keys) {
+  return queries * (queries + keys + 32);
+}
+// What is added to the queries of a head before they meet keys, or relative keys; null: nothing.
+inline const float* content_bias(const AttentionProblem& p, const AttentionLinks& links,
+                                 int64_t head) {
+  if (!p.content_bias) return nullptr;
+  return static_cast<const float*>(links.content_biases) + head * p.head_dim;
+}
+inline const float* position_bias(const AttentionProblem& p, const AttentionLinks& links,
+                                  int64_t head) {
+  if (!p.position_bias) return nullptr;
+  return static_cast<const float*>(links.position_biases) + head * p.head_dim;
+}
+
 // What the scores of a head are multiplied by beside the scale.
 inline float temperature(const AttentionProblem& p, const AttentionLinks& links, int64_t head) {
   return p.temperature ? static_cast<const float*>(links.temperatures)[head] : 1.0f;

@@ -1,6 +1,6 @@
-// Rotary positions, cosine attention and temperatures, alone and with every mask and bias, in every
-// kernel against the reference in double precision; the reference against formulas written out here
-// and against finite differences.
+// Rotary positions, cosine attention, temperatures and relative keys, alone and with every mask and
+// bias, in every kernel against the reference in double precision; the reference against formulas
+// written out here and against finite differences.
 #include "fovea/kernels/attention_rows.h"
 
 #include <complex>
@@ -25,7 +25,11 @@ using attention_test::run_plan;
 // A random problem that changes rows or has temperatures.
 AttentionProblem changed_problem(Dice& dice, int64_t most_tokens) {
   AttentionProblem p = random_problem(dice, most_tokens);
-  while (!p.cosine && p.rotary == 0 && !p.temperature) {
+  p.relative_keys = dice.one_in(3);
+  p.content_bias = p.relative_keys && dice.one_in(2);
+  p.position_bias = p.relative_keys && dice.one_in(2);
+  if (p.relative_keys) p.temperature = dice.one_in(3);
+  while (!p.cosine && p.rotary == 0 && !p.temperature && !p.relative_keys) {
     p.cosine = dice.one_in(2);
     if (p.cosine && dice.one_in(3)) p.cosine_eps = 0.5;
     if (dice.one_in(2)) p.rotary = 2 * dice.of(1, p.head_dim / 2);
@@ -44,6 +48,14 @@ void randomise(Dice& dice, const AttentionProblem& p, Arrays<T>& a, uint64_t see
   for (int64_t h = 0; p.temperature && h < p.heads; ++h)
     a.temperatures.push_back(1.5f * dice.normal());
   a.dtemperatures = a.temperatures;
+  const auto fill = [&](auto& x, auto& dx, bool given, int64_t count) {
+    for (int64_t n = 0; given && n < count; ++n) x.push_back(dice.normal());
+    dx = x;
+  };
+  const int64_t keys = p.kv_heads * (p.tq + p.tk - 1);
+  fill(a.relative_keys, a.drelative_keys, p.relative_keys, keys * p.head_dim);
+  fill(a.content, a.dcontent, p.content_bias, p.heads * p.head_dim);
+  fill(a.position, a.dposition, p.position_bias, p.heads * p.head_dim);
 }
 
 std::string text_of(uint64_t seed, std::string_view kernel, const AttentionProblem& p) {
@@ -52,6 +64,9 @@ std::string text_of(uint64_t seed, std::string_view kernel, const AttentionProbl
                   std::string(enum_names(p.rotary_layout)[static_cast<size_t>(p.rotary_layout)]);
   if (p.cosine) s += " cosine";
   if (p.temperature) s += " temperature";
+  if (p.relative_keys) s += " relative-keys";
+  if (p.content_bias) s += " content-bias";
+  if (p.position_bias) s += " position-bias";
   return s;
 }
 
@@ -101,6 +116,9 @@ void expect_kernels_match(uint64_t seed, double tolerance, double gradient_toler
     expect_near(got.dsinks, want.dsinks, gradient_tolerance, what + " sinks", 1);
     expect_near(got.dtemperatures, want.dtemperatures, gradient_tolerance, what + " temperatures",
                 1);
+    expect_near(got.drelative_keys, want.drelative_keys, gradient_tolerance, what + " relative", 1);
+    expect_near(got.dcontent, want.dcontent, gradient_tolerance, what + " content", 1);
+    expect_near(got.dposition, want.dposition, gradient_tolerance, what + " position", 1);
   }
 }
 
@@ -130,7 +148,13 @@ TEST(AttentionRows, TheReferencesGradientsMatchFiniteDifferences) {
       return std::inner_product(moved.out.begin(), moved.out.end(), a.dout.begin(), 0.0);
     };
     const std::pair<std::vector<double>*, std::vector<double>*> pairs[] = {
-        {&a.q, &a.dq}, {&a.k, &a.dk}, {&a.v, &a.dv}, {&a.temperatures, &a.dtemperatures}};
+        {&a.q, &a.dq},
+        {&a.k, &a.dk},
+        {&a.v, &a.dv},
+        {&a.temperatures, &a.dtemperatures},
+        {&a.relative_keys, &a.drelative_keys},
+        {&a.content, &a.dcontent},
+        {&a.position, &a.dposition}};
     for (const auto& [values, gradient] : pairs) {
       for (size_t n = 0; n < values->size(); n += 1 + values->size() / 12) {
         constexpr double kStep = 1e-5;
@@ -170,6 +194,9 @@ TEST(AttentionRows, TheBitsAreTheSameForAnyNumberOfThreads) {
       EXPECT_TRUE(same(one.out, three.out) && same(one.lse, three.lse)) << seed;
       EXPECT_TRUE(same(one.dq, three.dq) && same(one.dk, three.dk) && same(one.dv, three.dv));
       EXPECT_TRUE(same(one.dtemperatures, three.dtemperatures)) << seed;
+      EXPECT_TRUE(same(one.drelative_keys, three.drelative_keys)) << seed;
+      EXPECT_TRUE(same(one.dcontent, three.dcontent) && same(one.dposition, three.dposition));
+      EXPECT_TRUE(same(one.dbias, three.dbias) && same(one.ddistances, three.ddistances));
     }
   }
 }
@@ -233,6 +260,30 @@ TEST(AttentionRows, CosinesAreThoseOfTheAngles) {
   EXPECT_NEAR(a.out[0], 1 / (1 + std::exp(score)), 1e-12);
 }
 
+// The four terms of Dai et al. 2019, section 3.3, as they stand there.
+TEST(AttentionRows, RelativeKeysAddTheTermsOfTransformerXL) {
+  AttentionProblem p{.dtype = DType::f64, .tq = 2, .tk = 3, .head_dim = 2};
+  set_dense_strides(p, true);
+  p.want_lse = p.relative_keys = p.content_bias = p.position_bias = true;
+  p.scale = 0.5;
+  Arrays<double> a(p);
+  a.randomise(3);
+  a.relative_keys = {1, 2, 3, 4, 5, 6, 7, 8};  // of distances -1, 0, 1 and 2
+  a.content = {0.25, -0.5};
+  a.position = {-1, 0.125};
+  forward_ref(p, a);
+  for (size_t i = 0; i < 2; ++i) {
+    double sum = 0;
+    for (size_t j = 0; j < 3; ++j) {
+      const double *q = &a.q[2 * i], *k = &a.k[2 * j], *r = &a.relative_keys[2 * (j + 1 - i)];
+      const auto dot = [](const double* x, const double* y) { return x[0] * y[0] + x[1] * y[1]; };
+      sum += std::exp(
+          0.5 * (dot(q, k) + dot(q, r) + dot(a.content.data(), k) + dot(a.position.data(), r)));
+    }
+    EXPECT_NEAR(a.lse[i], std::log(sum), 1e-12);
+  }
+}
+
 TEST(AttentionRows, RowsOfZerosHaveTheCosineZeroAndFiniteGradients) {
   AttentionProblem p{.tq = 20, .tk = 20, .head_dim = 16, .value_dim = 16};
   p.cosine = p.want_lse = true;
@@ -285,6 +336,7 @@ TEST(AttentionRows, TheKernelsForShortSequencesAndDecodingLeaveThemToOthers) {
     expect([](auto& p) { p.cosine = true; });
     expect([](auto& p) { p.rotary = 32; });
     expect([](auto& p) { p.temperature = true; });
+    expect([](auto& p) { p.relative_keys = true; });
   }
 }
 
@@ -303,6 +355,10 @@ TEST(AttentionRows, WrongCombinationsNameBothOptions) {
   expect([](auto& p) { p.rotary_base = 0; }, "rotary_base", "0");
   expect([](auto& p) { p.rotary_base = NAN; }, "rotary_base", "nan");
   expect([](auto& p) { p.cosine_eps = 0; }, "cosine_eps", "0");
+  expect([](auto& p) { p.content_bias = true; }, "content_bias", "relative_keys");
+  expect([](auto& p) { p.position_bias = true; }, "position_bias", "relative_keys");
+  expect([](auto& p) { p.relative_keys = p.cosine = true; }, "relative_keys", "cosine");
+  expect([](auto& p) { p.relative_keys = true, p.rotary = 4; }, "relative_keys", "rotary=4");
 }
 
 }  // namespace

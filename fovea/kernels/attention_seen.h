@@ -148,7 +148,7 @@ inline int64_t distance_row(const AttentionProblem& p) { return padded(p.tq + p.
 inline bool is_plain(const AttentionProblem& p) {
   return !has_gaps(p) && p.documents == 0 && !p.mask && p.block == 0 && !p.bias &&
          !p.distance_bias && !p.sink && p.soft_cap == 0 && !p.cosine && p.rotary == 0 &&
-         !p.temperature;
+         !p.temperature && !p.relative_keys;
 }
 
 // Without gradients of what the problem does not have.
@@ -157,6 +157,9 @@ inline AttentionBackwardArgs named(const AttentionProblem& p, AttentionBackwardA
   if (!p.distance_bias) args.ddistance_bias = nullptr;
   if (!p.sink) args.dsinks = nullptr;
   if (!p.temperature) args.dtemperatures = nullptr;
+  if (!p.relative_keys) args.drelative_keys = nullptr;
+  if (!p.content_bias) args.dcontent_biases = nullptr;
+  if (!p.position_bias) args.dposition_biases = nullptr;
   return args;
 }
 

@@ -57,6 +57,7 @@ struct Arrays {
   std::vector<uint8_t> mask, blocks;
   std::vector<LseType<T>> bias, distances, sinks, temperatures;
   std::vector<LseType<T>> dbias, ddistances, dsinks, dtemperatures;
+  std::vector<LseType<T>> relative_keys, content, position, drelative_keys, dcontent, dposition;
 
   explicit Arrays(const AttentionProblem& p) {
     const auto size = [](int64_t a, int64_t b, int64_t c, int64_t d) {
@@ -93,6 +94,9 @@ struct Arrays {
     distances = ddistances = numbers(from.distances);
     sinks = dsinks = numbers(from.sinks);
     temperatures = dtemperatures = numbers(from.temperatures);
+    relative_keys = drelative_keys = numbers(from.relative_keys);
+    content = dcontent = numbers(from.content);
+    position = dposition = numbers(from.position);
   }
   AttentionLinks links() const {
     const auto data = [](const auto& x) { return x.empty() ? nullptr : x.data(); };
@@ -103,7 +107,10 @@ struct Arrays {
             .bias = data(bias),
             .distance_bias = data(distances),
             .sinks = data(sinks),
-            .temperatures = data(temperatures)};
+            .temperatures = data(temperatures),
+            .relative_keys = data(relative_keys),
+            .content_biases = data(content),
+            .position_biases = data(position)};
   }
   AttentionArgs forward() {
     return {.q = q.data(),
@@ -127,7 +134,10 @@ struct Arrays {
             .dbias = dbias.data(),
             .ddistance_bias = ddistances.data(),
             .dsinks = dsinks.data(),
-            .dtemperatures = dtemperatures.data()};
+            .dtemperatures = dtemperatures.data(),
+            .drelative_keys = drelative_keys.data(),
+            .dcontent_biases = dcontent.data(),
+            .dposition_biases = dposition.data()};
   }
 };
 

@@ -32,6 +32,9 @@ void add_links(const NodeProblem& n, const AttentionAttrs& a, AttentionProblem& 
   p.rotary_base = a.rotary_base;
   p.rotary_layout = a.rotary_layout;
   p.temperature = a.temperature;
+  p.relative_keys = a.relative_keys;
+  p.content_bias = a.content_bias;
+  p.position_bias = a.position_bias;
   const auto dims = [&](AttentionLink link) {
     return n.input_dims(static_cast<size_t>(a.input(link)));
   };
@@ -60,7 +63,10 @@ class LinkInputs {
             .bias = at(AttentionLink::bias, floats),
             .distance_bias = at(AttentionLink::distance_bias, floats),
             .sinks = at(AttentionLink::sink, floats),
-            .temperatures = at(AttentionLink::temperature, floats)};
+            .temperatures = at(AttentionLink::temperature, floats),
+            .relative_keys = at(AttentionLink::relative_keys, floats),
+            .content_biases = at(AttentionLink::content_bias, floats),
+            .position_biases = at(AttentionLink::position_bias, floats)};
   }
 
  private:
@@ -167,6 +173,9 @@ std::unique_ptr<NodePlan> bind_attention_grad(const NodeProblem& n, const Kernel
       if (a.distance_bias) args.ddistance_bias = *next++;
       if (a.sink) args.dsinks = *next++;
       if (a.temperature) args.dtemperatures = *next++;
+      if (a.relative_keys) args.drelative_keys = *next++;
+      if (a.content_bias) args.dcontent_biases = *next++;
+      if (a.position_bias) args.dposition_biases = *next++;
     }
     return args;
   };
