@@ -426,6 +426,94 @@ static void test_links(fovea_pool* pool) {
   fovea_attention_backward_destroy(backward);
 }
 
+// Positions, cosines, temperatures and relative keys.
+static void test_rows(fovea_pool* pool) {
+  enum { TOKENS = 6, WIDTH = 2 * D, SIZE = TOKENS * WIDTH, KEYS = 2 * TOKENS - 1 };
+  float q[SIZE], k[SIZE], v[SIZE], out[SIZE], other[SIZE];
+  for (int i = 0; i < SIZE; ++i) {
+    q[i] = 0.3f * (float)(i % 7) - 0.7f;
+    k[i] = 0.2f * (float)(i % 11) - 1.0f;
+    v[i] = 0.1f * (float)(i % 13);
+  }
+  fovea_attention_problem p = fovea_attention_problem_of(1, TOKENS, 2, D, FOVEA_PACKED);
+  p.cosine = 1;
+  p.rotary = 4;
+  p.rotary_layout = FOVEA_ROTARY_HALVES;
+  fovea_attention* plan = NULL;
+  fovea_attention_backward* backward = NULL;
+  CHECK(fovea_attention_plan(&p, pool, &plan) == FOVEA_OK);
+  fovea_attention_args args = {.q = q, .k = k, .v = v, .out = out};
+  CHECK(fovea_attention_run(plan, &args) == FOVEA_OK);
+  // Cosines do not change with the lengths of rows, but positions count.
+  for (int i = 0; i < SIZE; ++i) q[i] *= 3;
+  args.out = other;
+  CHECK(fovea_attention_run(plan, &args) == FOVEA_OK);
+  fovea_attention_destroy(plan);
+  for (int i = 0; i < SIZE; ++i) NEAR(other[i], out[i], 1e-5);
+  p.rotary = 0;
+  CHECK(fovea_attention_plan(&p, pool, &plan) == FOVEA_OK);
+  CHECK(fovea_attention_run(plan, &args) == FOVEA_OK);
+  fovea_attention_destroy(plan);
+  float change = 0;
+  for (int i = 0; i < SIZE; ++i) change += fabsf(other[i] - out[i]);
+  CHECK(change > 1e-2f);
+  p.rotary = 5;
+  CHECK(fovea_attention_plan(&p, pool, &plan) == FOVEA_INVALID_ARGUMENT);
+  CHECK(strstr(fovea_message(), "rotary=5") != NULL);
+
+  p.rotary = p.cosine = 0;
+  p.temperature = p.relative_keys = p.content_bias = p.position_bias = 1;
+  float temperatures[2] = {0.5f, 1.5f}, relative[2 * KEYS * D], content[WIDTH], position[WIDTH];
+  for (int i = 0; i < 2 * KEYS * D; ++i) relative[i] = 0.1f * (float)(i % 5) - 0.2f;
+  for (int i = 0; i < WIDTH; ++i) {
+    content[i] = 0.1f * (float)(i % 3);
+    position[i] = 0.2f - 0.1f * (float)(i % 4);
+  }
+  float lse[2 * TOKENS], dq[SIZE], dk[SIZE], dv[SIZE];
+  float dtemperatures[2], drelative[2 * KEYS * D], dcontent[WIDTH], dposition[WIDTH];
+  CHECK(fovea_attention_plan(&p, pool, &plan) == FOVEA_OK);
+  CHECK(fovea_attention_backward_plan(&p, pool, &backward) == FOVEA_OK);
+  CHECK(fovea_attention_run(plan, &args) == FOVEA_INVALID_ARGUMENT);
+  CHECK(strstr(fovea_message(), "links.temperatures with temperature") != NULL);
+  args.lse = lse;
+  args.links.temperatures = temperatures;
+  args.links.relative_keys = relative;
+  args.links.content_biases = content;
+  args.links.position_biases = position;
+  CHECK(fovea_attention_run(plan, &args) == FOVEA_OK);
+  const fovea_attention_backward_args back = {.q = q,
+                                              .k = k,
+                                              .v = v,
+                                              .out = other,
+                                              .lse = lse,
+                                              .dout = v,  // any weights
+                                              .dq = dq,
+                                              .dk = dk,
+                                              .dv = dv,
+                                              .links = args.links,
+                                              .dtemperatures = dtemperatures,
+                                              .drelative_keys = drelative,
+                                              .dcontent_biases = dcontent,
+                                              .dposition_biases = dposition};
+  CHECK(fovea_attention_backward_run(backward, &back) == FOVEA_OK);
+  float* moved[4] = {&temperatures[1], &relative[KEYS * D + 9], &content[3], &position[WIDTH - 1]};
+  const float gradient[4] = {dtemperatures[1], drelative[KEYS * D + 9], dcontent[3],
+                             dposition[WIDTH - 1]};
+  for (int which = 0; which < 4; ++which) {
+    const float kept = *moved[which], h = 0.02f;
+    double sums[2] = {0, 0};
+    for (int side = 0; side < 2; ++side) {
+      *moved[which] = kept + (side ? h : -h);
+      CHECK(fovea_attention_run(plan, &args) == FOVEA_OK);
+      for (int i = 0; i < SIZE; ++i) sums[side] += (double)v[i] * (double)other[i];
+    }
+    *moved[which] = kept;
+    NEAR(gradient[which], (sums[1] - sums[0]) / (2 * (double)h), 1e-3);
+  }
+  fovea_attention_destroy(plan);
+  fovea_attention_backward_destroy(backward);
+}
+
 static void test_refusals(fovea_pool* pool) {
   fovea_attention* plan = (fovea_attention*)&failures;
   fovea_attention_problem problem = fovea_attention_problem_of(1, 4, 3, 8, FOVEA_PACKED);
@@ -486,6 +574,7 @@ int main(void) {
   test_softmax(pool);
   test_norm(pool);
   test_linear(pool);
+  test_rows(pool);
   test_refusals(pool);
   fovea_pool_destroy(pool);
   return failures == 0 ? 0 : 1;

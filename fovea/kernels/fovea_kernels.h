@@ -81,6 +81,12 @@ typedef struct fovea_plane {
 // key, or at i.
 typedef enum fovea_align { FOVEA_LOWER_RIGHT = 0, FOVEA_UPPER_LEFT = 1 } fovea_align;
 
+// Which coordinates of n that turn frequency i turns: 2 i and 2 i + 1, or i and i + n / 2.
+typedef enum fovea_rotary_layout {
+  FOVEA_ROTARY_PAIRS = 0,
+  FOVEA_ROTARY_HALVES = 1
+} fovea_rotary_layout;
+
 // Softmax(scale q k^T) v for each sequence and head, without the tq x tk matrix in memory. Query
 // head h reads key/value head h / (heads / kv_heads). Query i at position p sees the keys j that
 // meet all of these:
@@ -90,7 +96,10 @@ typedef enum fovea_align { FOVEA_LOWER_RIGHT = 0, FOVEA_UPPER_LEFT = 1 } fovea_a
 //     j <= p if causal, and
 //     (j < global_tokens, or p < global_tokens, or
 //       p - window_left <= j <= p + window_right, each if not -1, and dilation divides p - j).
-// The score of a link is scale q . k, held by soft_cap, then with bias and distance_bias added. A
+// The score of a link is scale temperature ((q + content bias) . k + (q + position bias) . relative
+// key), held by soft_cap, then with bias and distance_bias added. With cosine, rows of q and k are
+// divided by sqrt(|row|^2 + cosine_eps) first; with rotary, the angle of coordinates of theirs is
+// then turned by position * rotary_base^(-2 i / rotary), i = 0 .. rotary / 2 - 1. A
 // query that sees no key gives 0, log-sum-exp -infinity (that of its sink) and gradient 0. Begin
 // with fovea_attention_problem_of(), which leaves all of this out.
 typedef struct fovea_attention_problem {
@@ -118,9 +127,18 @@ typedef struct fovea_attention_problem {
   fovea_plane block_plane;  // counts blocks in place of tokens
   int bias;                 // not 0: links.bias is given
   fovea_plane bias_plane;
-  int distance_bias;               // not 0: links.distance_bias is given
-  int sink;                        // not 0: links.sinks is given
-  double soft_cap;                 // c tanh(score / c); 0: none
+  int distance_bias;  // not 0: links.distance_bias is given
+  int sink;           // not 0: links.sinks is given
+  double soft_cap;    // c tanh(score / c); 0: none
+  int cosine;         // not 0: rows of q and k by their norms
+  double cosine_eps;  // at least 1e-30
+  int64_t rotary;     // coordinates that turn, even, at most head_dim; 0: none
+  double rotary_base;
+  fovea_rotary_layout rotary_layout;
+  int temperature;    // not 0: links.temperatures is given
+  int relative_keys;  // not 0: links.relative_keys is given, in place of rotary and cosine;
+  int content_bias;   // and with it links.content_biases,
+  int position_bias;  // and links.position_biases
   fovea_strides q, k, v, out;      // see fovea_attention_dense()
   fovea_strides dq, dk, dv, dout;  // for the gradient only
   // Forward only: k and v as a cache of another type, FOVEA_I8 with a scale for each row of each
@@ -152,6 +170,11 @@ typedef struct fovea_attention_links {
   const void* bias;                // in bias_plane
   const void* distance_bias;       // [heads, tq + tk - 1], for link (i, j) at j - i + tq - 1
   const void* sinks;               // [heads]: one more score of each query, whose value is 0
+  const void* temperatures;        // [heads]
+  const void*
+      relative_keys;  // [kv_heads, tq + tk - 1, head_dim], for link (i, j) at j - i + tq - 1
+  const void* content_biases;   // [heads, head_dim]: added to the queries that meet keys
+  const void* position_biases;  // [heads, head_dim]: to those that meet relative keys
 } fovea_attention_links;
 
 // The arrays of one run.
@@ -191,11 +214,15 @@ typedef struct fovea_attention_backward_args {
   void* dk;
   void* dv;
   fovea_attention_links links;  // as in the forward run
-  // Gradients of the biases and sinks that the problem names, like them (sums over what is
-  // repeated); NULL: not wanted.
+  // Gradients of what the problem names of links, like it (sums over what is repeated); NULL: not
+  // wanted.
   void* dbias;
   void* ddistance_bias;
   void* dsinks;
+  void* dtemperatures;
+  void* drelative_keys;
+  void* dcontent_biases;
+  void* dposition_biases;
 } fovea_attention_backward_args;
 
 // A planned gradient of attention.

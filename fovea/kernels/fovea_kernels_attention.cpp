@@ -21,6 +21,16 @@ fovea::AttentionAlign align_of(fovea_align align) {
   wrong("expected a fovea_align, got " + std::to_string(static_cast<int>(align)));
 }
 
+fovea::RotaryLayout layout_of(fovea_rotary_layout layout) {
+  switch (layout) {
+    case FOVEA_ROTARY_PAIRS:
+      return fovea::RotaryLayout::pairs;
+    case FOVEA_ROTARY_HALVES:
+      return fovea::RotaryLayout::halves;
+  }
+  wrong("expected a fovea_rotary_layout, got " + std::to_string(static_cast<int>(layout)));
+}
+
 std::optional<fovea::DType> cache_type_of(fovea_type type) {
   if (type == FOVEA_SAME) return {};
   return type == FOVEA_I8 ? fovea::DType::i8 : type_of(type);
@@ -55,6 +65,15 @@ fovea::AttentionProblem attention_of(const fovea_attention_problem& p) {
   a.distance_bias = p.distance_bias != 0;
   a.sink = p.sink != 0;
   a.soft_cap = p.soft_cap;
+  a.cosine = p.cosine != 0;
+  a.cosine_eps = p.cosine_eps;
+  a.rotary = p.rotary;
+  a.rotary_base = p.rotary_base;
+  a.rotary_layout = layout_of(p.rotary_layout);
+  a.temperature = p.temperature != 0;
+  a.relative_keys = p.relative_keys != 0;
+  a.content_bias = p.content_bias != 0;
+  a.position_bias = p.position_bias != 0;
   a.want_lse = true;
   a.q = strides_of(p.q);
   a.k = strides_of(p.k);
@@ -79,7 +98,11 @@ fovea::AttentionLinks links_of(const fovea_attention_links& l) {
           .blocks = l.blocks,
           .bias = l.bias,
           .distance_bias = l.distance_bias,
-          .sinks = l.sinks};
+          .sinks = l.sinks,
+          .temperatures = l.temperatures,
+          .relative_keys = l.relative_keys,
+          .content_biases = l.content_biases,
+          .position_biases = l.position_biases};
 }
 
 // A plan that remembers what memory its runs need.
@@ -141,6 +164,8 @@ fovea_attention_problem fovea_attention_problem_of(int64_t batch, int64_t tokens
   p.scale = head_dim > 0 ? 1 / std::sqrt(static_cast<double>(head_dim)) : 0;
   p.window_left = p.window_right = -1;
   p.dilation = 1;
+  p.cosine_eps = fovea::AttentionProblem{}.cosine_eps;
+  p.rotary_base = fovea::AttentionProblem{}.rotary_base;
   fovea_attention_dense(&p, layout);
   return p;
 }
@@ -193,7 +218,11 @@ fovea_status fovea_attention_backward_run(fovea_attention_backward* plan,
                                             .links = links_of(a->links),
                                             .dbias = a->dbias,
                                             .ddistance_bias = a->ddistance_bias,
-                                            .dsinks = a->dsinks};
+                                            .dsinks = a->dsinks,
+                                            .dtemperatures = a->dtemperatures,
+                                            .drelative_keys = a->drelative_keys,
+                                            .dcontent_biases = a->dcontent_biases,
+                                            .dposition_biases = a->dposition_biases};
     fovea::attention_detail::check_memory(plan->problem, args);
     plan->run(args);
   });
