@@ -56,6 +56,9 @@ TEST(ModelAttention, EveryOptionTrainsAlikeFusedAndDecomposed) {
       {.causal = true, .prefix = 4, .distance_bias = DistanceBias::alibi},
       {.kv_heads = 1, .distance_bias = DistanceBias::buckets, .buckets = 8, .bucket_distance = 12},
       {.sink = true, .distance_bias = DistanceBias::learned},
+      {.kv_heads = 2, .causal = true, .cosine = true, .temperature = true, .rotary = 4},
+      {.rotary = 2, .rotary_base = 50, .rotary_layout = RotaryLayout::halves},
+      {.kv_heads = 2, .window_left = 4, .temperature = true, .relative_keys = true},
       {.score = AttentionScore::additive, .causal = true},
       {.kv_heads = 2, .score = AttentionScore::subtraction, .window_left = 4},
       {.score = AttentionScore::linear, .causal = true},
@@ -79,6 +82,19 @@ TEST(ModelAttention, AlibiFallsWithTheDistanceByASlopeOfEachHead) {
   for (int h = 0; h < 6; ++h)
     for (int n = 0; n < 9; ++n)
       EXPECT_FLOAT_EQ(table[static_cast<size_t>(h * 9 + n)], -slopes[h] * std::abs(n - 4));
+}
+
+TEST(ModelAttention, SinusoidsAreThoseOfTheDistancesBack) {
+  Graph g;
+  g.set_output("table", distance_sinusoids(g, 3, 4));
+  const auto table = numbers(equality::run(compile(g)).outputs.at("table"));
+  ASSERT_EQ(table.size(), 5u * 4);
+  for (size_t n = 0; n < 5; ++n)
+    for (size_t i = 0; i < 2; ++i) {
+      const double angle = (2.0 - static_cast<double>(n)) * (i == 0 ? 1 : 0.01);
+      EXPECT_NEAR(table[4 * n + i], std::sin(angle), 1e-6);
+      EXPECT_NEAR(table[4 * n + 2 + i], std::cos(angle), 1e-6);
+    }
 }
 
 TEST(ModelAttention, BucketsHoldOneDistanceEachAndThenPowers) {

@@ -99,8 +99,9 @@ std::vector<ValueType> infer_attention(const InferContext& c) {
   return attention_results(c, a, Size(v.shape[2].constant() / a.kv() * a.heads));
 }
 
-// Two products of 2 Tq Tk D each a head; a causal mask leaves half of the links.
-Size attention_links_flops(const Graph& g, const Node& n, int64_t products) {
+// Two products of 2 Tq Tk D each a head, and `relative` halves of one more with relative keys; a
+// causal mask leaves half of the links.
+Size attention_links_flops(const Graph& g, const Node& n, int64_t products, int64_t relative) {
   const auto& a = n.attrs.get<AttentionAttrs>();
   const AttentionShapes s = attention_shapes(g, n);
   Size links = s.tq * s.tk;
@@ -111,10 +112,13 @@ Size attention_links_flops(const Graph& g, const Node& n, int64_t products) {
   } else if (a.causal) {
     links = ceildiv(links, 2);
   }
-  return Size(products * (s.d + s.dv) * a.kept()) * s.batch * links;
+  const int64_t each = products * (s.d + s.dv) + (a.relative_keys ? relative * s.d : 0);
+  return Size(each * a.kept()) * s.batch * links;
 }
-Size attention_flops(const Graph& g, const Node& n) { return attention_links_flops(g, n, 2); }
-Size attention_grad_flops(const Graph& g, const Node& n) { return attention_links_flops(g, n, 5); }
+Size attention_flops(const Graph& g, const Node& n) { return attention_links_flops(g, n, 2, 2); }
+Size attention_grad_flops(const Graph& g, const Node& n) {
+  return attention_links_flops(g, n, 5, 6);
+}
 
 // q, k and v as three values in the type in which sums are formed.
 Values wide_operands(Graph& g, std::span<const Value> in, const AttentionAttrs& a) {

@@ -32,6 +32,10 @@ void check_score(const AttentionOptions& o) {
   refuse("prefix", o.prefix != 0);
   refuse("soft_cap", o.soft_cap != 0);
   refuse("sink", o.sink);
+  refuse("cosine", o.cosine);
+  refuse("temperature", o.temperature);
+  refuse("rotary", o.rotary != 0);
+  refuse("relative_keys", o.relative_keys);
   refuse("distance_bias", o.distance_bias != DistanceBias::none);
   if (o.score != AttentionScore::linear) return;
   refuse("window_left", o.window_left >= 0);
@@ -66,12 +70,33 @@ Value distances(Graph& g, const Size& tokens) {
   return ops::sub(g, place, ops::scaled(g, last, 0.5));
 }
 
+// Keys of distances [Hkv,2T-1,D], of as many sinusoids as the model is wide.
+Value relative_keys(Graph& g, const Shape& q, int64_t heads, const AttentionOptions& o) {
+  const int64_t width = q[2].constant(), kv_heads = o.kv_heads ? o.kv_heads : heads;
+  if (width % 2 != 0) wrong(fmt::format("relative_keys: expected an even width, got {}", width));
+  const int64_t size = width / heads;
+  const Value sinusoids = distance_sinusoids(g, q[1], width);
+  Value r = ops::linear(g, "relative", sinusoids, kv_heads * size, /*bias=*/false);
+  r = ops::reshape(g, r, {g.shape(sinusoids)[0], kv_heads, size});
+  return ops::transpose(g, r, {1, 0, 2});
+}
+
 Value dot_attention(Graph& g, Value q, Value k, Value v, int64_t heads, const AttentionOptions& o) {
   const Size tokens = g.shape(q)[1];
   ops::AttentionLinkValues links;
   {
     const Graph::Scope scope(g, "attn");
     if (o.sink) links.sink = ops::weight(g, "sink", {heads}, 0);
+    if (o.temperature)
+      links.temperature = ops::variable(
+          g, "temperature",
+          {.type = {DType::f32, {heads}}, .scale = o.cosine ? 10.0 : 1.0, .source = {}});
+    if (o.relative_keys) {
+      links.relative_keys = relative_keys(g, g.shape(q), heads, o);
+      const Shape of_heads = {heads, g.shape(q)[2].constant() / heads};
+      links.content_bias = ops::weight(g, "content_bias", of_heads, 0);
+      links.position_bias = ops::weight(g, "position_bias", of_heads, 0);
+    }
     if (o.distance_bias == DistanceBias::alibi) links.distance_bias = alibi_bias(g, heads, tokens);
     if (o.distance_bias == DistanceBias::buckets)
       links.distance_bias = bucket_bias(g, heads, tokens, o.buckets, o.bucket_distance, o.causal);
@@ -89,7 +114,11 @@ Value dot_attention(Graph& g, Value q, Value k, Value v, int64_t heads, const At
                          .dilation = o.dilation,
                          .global_tokens = o.global_tokens,
                          .prefix = o.prefix,
-                         .soft_cap = o.soft_cap},
+                         .soft_cap = o.soft_cap,
+                         .cosine = o.cosine,
+                         .rotary = o.rotary,
+                         .rotary_base = o.rotary_base,
+                         .rotary_layout = o.rotary_layout},
                         links, "attn");
 }
 
@@ -150,6 +179,16 @@ Value distance_buckets(Graph& g, const Size& tokens, int64_t buckets, int64_t mo
     bucket = ops::add(g, bucket, ops::scaled(g, right, real(side)));
   }
   return ops::cast(g, bucket, DType::i32);
+}
+
+Value distance_sinusoids(Graph& g, const Size& tokens, int64_t width) {
+  const int64_t half = width / 2;
+  const Value back =
+      ops::reshape(g, ops::unary(g, "neg", distances(g, tokens)), {tokens + tokens - Size(1), 1});
+  const Value n = ops::cast(g, ops::iota(g, DType::i32, {1, half}, 1), DType::f32);
+  const double step = -2 * std::log(10000.0) / static_cast<double>(width);
+  const Value angles = ops::mul(g, back, ops::unary(g, "exp", ops::scaled(g, n, step)));
+  return ops::concat(g, {ops::unary(g, "sin", angles), ops::unary(g, "cos", angles)}, 1);
 }
 
 Value bucket_bias(Graph& g, int64_t heads, const Size& tokens, int64_t buckets, int64_t most,

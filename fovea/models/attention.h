@@ -5,6 +5,7 @@
 #include <span>
 #include <string_view>
 
+#include "fovea/base/rotary.h"
 #include "fovea/graph/graph.h"
 
 namespace fovea {
@@ -42,6 +43,15 @@ struct AttentionOptions {
   int64_t prefix = 0;         // the first keys, which all queries see
   double soft_cap = 0;        // c tanh(score / c); 0: none
   bool sink = false;          // a learned score of each head whose value is 0
+  bool cosine = false;        // rows of q and k by their norms (Henry et al. 2020)
+  bool temperature =
+      false;           // a learned factor of each head's scores; begins at 1, with cosine at 10
+  int64_t rotary = 0;  // coordinates of a head that its position turns (Su et al. 2021)
+  double rotary_base = 10000;
+  RotaryLayout rotary_layout = RotaryLayout::pairs;
+  // A key for each distance, a learned map of sinusoids, and two learned biases of the queries (Dai
+  // et al. 2019, Transformer-XL, section 3.3).
+  bool relative_keys = false;
   DistanceBias distance_bias = DistanceBias::none;
   int64_t buckets = 32;           // of distance_bias = "buckets"
   int64_t bucket_distance = 128;  // from here on all distances share the last bucket
@@ -58,6 +68,12 @@ struct AttentionOptions {
     v("prefix", prefix);
     v("soft_cap", soft_cap);
     v("sink", sink);
+    v("cosine", cosine);
+    v("temperature", temperature);
+    v("rotary", rotary);
+    v("rotary_base", rotary_base);
+    v("rotary_layout", rotary_layout);
+    v("relative_keys", relative_keys);
     v("distance_bias", distance_bias);
     v("buckets", buckets);
     v("bucket_distance", bucket_distance);
@@ -82,5 +98,9 @@ Value distance_buckets(Graph& g, const Size& tokens, int64_t buckets, int64_t mo
 // Reads the weight `distance_bias` [buckets,H] at them.
 Value bucket_bias(Graph& g, int64_t heads, const Size& tokens, int64_t buckets, int64_t most,
                   bool causal);
+
+// Sinusoids of the distances p - j, f32 [2T-1,width], row j - i + T - 1: sin and then cos of
+// distance * 10000^(-2 n / width) (Vaswani et al. 2017, section 3.5; Dai et al. 2019). Width even.
+Value distance_sinusoids(Graph& g, const Size& tokens, int64_t width);
 
 }  // namespace fovea

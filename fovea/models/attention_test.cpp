@@ -43,6 +43,26 @@ TEST(SelfAttention, GivesTheNodeWhatTheOptionsSay) {
   EXPECT_EQ(to_text(g.type({g.find("attn.distance_bias"), 0})), "f32[4,19]");
 }
 
+TEST(SelfAttention, GivesTheNodePositionsAndWhatItLearnsOfScores) {
+  const Graph g = model({.cosine = true,
+                         .temperature = true,
+                         .rotary = 6,
+                         .rotary_base = 500,
+                         .rotary_layout = RotaryLayout::halves});
+  const auto& a = g.node(g.find("attn")).attrs.get<AttentionAttrs>();
+  EXPECT_TRUE(a.cosine && a.temperature);
+  EXPECT_EQ(a.rotary, 6);
+  EXPECT_EQ(a.rotary_base, 500);
+  EXPECT_EQ(a.rotary_layout, RotaryLayout::halves);
+  EXPECT_EQ(g.node(g.find("attn.temperature")).attrs.get<VariableAttrs>().scale, 10);
+  const Graph relative = model({.kv_heads = 2, .temperature = true, .relative_keys = true});
+  const auto& r = relative.node(relative.find("attn")).attrs.get<AttentionAttrs>();
+  EXPECT_TRUE(r.relative_keys && r.content_bias && r.position_bias);
+  EXPECT_EQ(relative.node(relative.find("attn.temperature")).attrs.get<VariableAttrs>().scale, 1);
+  EXPECT_EQ(to_text(relative.type({relative.find("attn.relative.weight"), 0})), "f32[16,32]");
+  EXPECT_EQ(to_text(relative.type({relative.find("attn.content_bias"), 0})), "f32[4,8]");
+}
+
 TEST(SelfAttention, EveryScoreAndBiasGivesTheSameShape) {
   for (const AttentionScore score : {AttentionScore::dot, AttentionScore::additive,
                                      AttentionScore::subtraction, AttentionScore::linear}) {
@@ -68,6 +88,14 @@ TEST(SelfAttention, OptionsThatDoNotGoTogetherAreErrorsThatNameBoth) {
           {.dilation = 2});
   refused("expected causal or a window with prefix=2", {.prefix = 2});
   refused("expected a soft_cap=-1", {.soft_cap = -1});
+  refused("[model.attention] expected rotary=10 to be even, and at most the head size 8",
+          {.rotary = 10});
+  refused("expected no rotary=4 with relative_keys", {.rotary = 4, .relative_keys = true});
+  refused("expected no cosine with relative_keys", {.cosine = true, .relative_keys = true});
+  refused("rotary: score=\"linear\" does not take it",
+          {.score = AttentionScore::linear, .rotary = 4});
+  refused("temperature: score=\"additive\" does not",
+          {.score = AttentionScore::additive, .temperature = true});
   refused("sink: score=\"additive\" does not take it",
           {.score = AttentionScore::additive, .sink = true});
   refused("distance_bias: score=\"subtraction\" does not",
