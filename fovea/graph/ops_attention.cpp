@@ -99,7 +99,7 @@ std::vector<ValueType> infer_attention(const InferContext& c) {
   return attention_results(c, a, Size(v.shape[2].constant() / a.kv() * a.heads));
 }
 
-// Two products of 2 Tq Tk D each a head, and `relative` halves of one more with relative keys; a
+// Two products of 2 Tq Tk D each a head, and Tq Tk D `relative` times with relative keys; a
 // causal mask leaves half of the links.
 Size attention_links_flops(const Graph& g, const Node& n, int64_t products, int64_t relative) {
   const auto& a = n.attrs.get<AttentionAttrs>();
