@@ -319,25 +319,31 @@ TEST(AttentionRows, TheTableHoldsTheAnglesOfFarPositions) {
 }
 
 // So that none of them drops the feature silently.
-TEST(AttentionRows, TheKernelsForShortSequencesAndDecodingLeaveThemToOthers) {
-  for (const int64_t tokens : {int64_t{1}, int64_t{16}, int64_t{1024}}) {
-    const auto expect = [&](auto change) {
-      AttentionProblem p{.tq = std::min<int64_t>(tokens, 16), .tk = tokens, .head_dim = 64};
-      p.value_dim = 64;
-      change(p);
-      set_dense_strides(p, true);
-      for (const AttentionKernel& kernel : attention_kernels()) {
-        const bool special = kernel.name.starts_with("short") || kernel.name.starts_with("decode");
-        EXPECT_EQ(kernel.plan(p) == nullptr, special) << kernel.name;
+TEST(AttentionRows, OnlyKernelsThatKnowThemTakeThem) {
+  const auto knows = [](std::string_view name) { return name.starts_with("hwy") || name == "ref"; };
+  const auto expect = [&](auto change) {
+    for (const DType dtype : {DType::f32, DType::bf16}) {
+      for (const int64_t tokens : {int64_t{1}, int64_t{16}, int64_t{1024}}) {
+        AttentionProblem p{.dtype = dtype, .tq = tokens, .tk = tokens, .head_dim = 64};
+        p.value_dim = 64;
+        change(p);
+        if (tokens == 1024) p.tq = 4;
+        set_dense_strides(p, true);
+        for (const AttentionKernel& kernel : attention_kernels())
+          EXPECT_EQ(kernel.plan(p) != nullptr, knows(kernel.name)) << kernel.name;
+        p.tq = tokens;
+        set_dense_strides(p, true);
+        for (const AttentionKernel& kernel : attention_kernels())
+          EXPECT_EQ(kernel.plan(p) != nullptr, knows(kernel.name)) << kernel.name;
+        for (const AttentionBackwardKernel& kernel : attention_backward_kernels())
+          EXPECT_EQ(kernel.plan(p) != nullptr, knows(kernel.name)) << kernel.name;
       }
-      for (const AttentionBackwardKernel& kernel : attention_backward_kernels())
-        EXPECT_EQ(kernel.plan(p) == nullptr, kernel.name.starts_with("short")) << kernel.name;
-    };
-    expect([](auto& p) { p.cosine = true; });
-    expect([](auto& p) { p.rotary = 32; });
-    expect([](auto& p) { p.temperature = true; });
-    expect([](auto& p) { p.relative_keys = true; });
-  }
+    }
+  };
+  expect([](auto& p) { p.cosine = true; });
+  expect([](auto& p) { p.rotary = 32; });
+  expect([](auto& p) { p.temperature = true; });
+  expect([](auto& p) { p.relative_keys = true; });
 }
 
 TEST(AttentionRows, WrongCombinationsNameBothOptions) {
