@@ -240,6 +240,7 @@ std::vector<BenchCase> attention_cases(const std::string& kernel) {
         Sizes{1, 8, 16384, 64, false, Links::window}, Sizes{1, 8, 16384, 64, true, Links::window},
         Sizes{1, 8, 4096, 64, false, Links::blocks}, Sizes{1, 8, 4096, 64, true, Links::blocks}})
     if (supported(s, kernel)) cases.push_back(case_of(s, kernel));
+  for (BenchCase& c : low_precision_cases(kernel)) cases.push_back(std::move(c));
   auto others = score_cases(kernel);
   std::move(others.begin(), others.end(), std::back_inserter(cases));
   for (BenchCase& c : decode_cases(kernel)) cases.push_back(std::move(c));

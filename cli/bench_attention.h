@@ -45,6 +45,8 @@ struct Scratch {
   KernelContext context;
 };
 
+// bf16 and 8 bits at length.
+std::vector<BenchCase> low_precision_cases(const std::string& kernel);
 // Few queries against a long cache.
 std::vector<BenchCase> decode_cases(const std::string& kernel);
 

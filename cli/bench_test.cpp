@@ -59,6 +59,16 @@ TEST_F(CliBench, ARowOfAttentionHasItsKernelAndItsPeak) {
   EXPECT_EQ(all[1]["problem"], "attention backward B128 H4 N49 D16 f32");
 }
 
+TEST_F(CliBench, ANarrowTypeOfAttentionHasTheNextWiderOneBesideIt) {
+  const auto all =
+      rows(bench({"attention", "--only", "forward B1 H8 N512 D64 bf16", "--without-rivals"}));
+  ASSERT_EQ(all.size(), 2u);
+  EXPECT_EQ(all[0]["implementation"], "fovea bf16");
+  EXPECT_EQ(all[1]["implementation"], "fovea f32");
+  EXPECT_GT(all[1]["difference"].get<double>(), 1e-4);
+  EXPECT_LT(all[1]["difference"].get<double>(), 1e-2);
+}
+
 TEST_F(CliBench, ARowOfDecodingHasTheSpeedOfReadingBesideIt) {
   const auto all =
       rows(bench({"attention", "--only", "decode H8/2 N32768 D64 i8", "--without-rivals"}));

@@ -15,9 +15,13 @@
 
 namespace fovea::attention_detail {
 
-constexpr int64_t kTiledKeys = 128;    // whose scores are kept at once
-constexpr int64_t kTiledLanes = 64;    // queries of a panel, at most
-constexpr int64_t kTiledPanels = 4;    // of a task: they share the operands made from K and V
+constexpr int64_t kTiledKeys = 128;  // whose scores are kept at once
+constexpr int64_t kTiledLanes = 64;  // queries of a panel, at most
+// Panels of a task, which share the operands made from K and V: as many as leave tasks enough for
+// many threads. [Rows of 8 packed heads lie 1 KB apart and fall into few sets of the second cache:
+// with 4 panels making these operands took 8 % of the time.]
+constexpr int64_t kLeastTiledPanels = 4, kMostTiledPanels = 8;
+constexpr int64_t kTiledTasks = 32;
 constexpr int64_t kTiledColumns = 64;  // to which rows of operands are filled up
 
 // A panel of queries, and what is kept of it from one block of keys to the next. Rows of one number

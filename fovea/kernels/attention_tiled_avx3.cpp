@@ -25,7 +25,9 @@ struct TiledCut {
       : unit((p.block > 0 ? p.block : padded(p.tq)) / kLaneCount),
         in_unit((unit * kLaneCount + kTiledLanes - 1) / kTiledLanes),
         count((p.tq + unit * kLaneCount - 1) / (unit * kLaneCount) * in_unit),
-        tasks((count + kTiledPanels - 1) / kTiledPanels) {}
+        per_task(std::clamp(p.batch * p.heads * count / kTiledTasks, kLeastTiledPanels,
+                            kMostTiledPanels)),
+        tasks((count + per_task - 1) / per_task) {}
 
   int64_t width(int64_t panel) const {
     return kLaneCount * (unit / in_unit + (panel % in_unit < unit % in_unit));
@@ -36,7 +38,7 @@ struct TiledCut {
            (panel / in_unit * unit + n * (unit / in_unit) + std::min(n, unit % in_unit));
   }
 
-  int64_t unit, in_unit, count, tasks;  // unit: in vectors
+  int64_t unit, in_unit, count, per_task, tasks;  // unit: in vectors
 };
 
 struct TiledTask {
@@ -50,7 +52,7 @@ struct TiledTask {
 
 // Where one worker's scratch holds what, in floats.
 struct TiledLayout {
-  TiledLayout(const AttentionProblem& p, const TiledFormat& format) {
+  TiledLayout(const AttentionProblem& p, const TiledFormat& format, const TiledCut& cut) {
     const auto steps = [&](int64_t n) { return (n + format.in_step - 1) / format.in_step; };
     ScratchPieces scratch;
     scores = scratch.take(kTiledLanes * kTiledKeys);
@@ -65,7 +67,7 @@ struct TiledLayout {
     ot = scratch.take(kTiledLanes * p.value_dim);
     lanes = scratch.take(kTiledLanes * (kRowsOfPanel + 1 + kLaneRows));
     panel = scratch.used() - first_panel;
-    total = first_panel + kTiledPanels * panel;
+    total = first_panel + std::min(cut.per_task, cut.count) * panel;
   }
 
   int64_t scores, k, v;
@@ -105,7 +107,7 @@ class TiledForward {
       : p_(task.problem),
         task_(task),
         format_(task.format),
-        layout_(p_, task.format),
+        layout_(p_, task.format, task.cut),
         scratch_(scratch),
         seen_(p_, task.args.links, task.batch),
         links_(p_, task.args.links, task.distances, task.batch, task.head),
@@ -311,7 +313,7 @@ class TiledForward {
   const bool with_factor_;  // scores get it from the product
   TiledBlock block_{};
   bool loaded_ = false;  // what block_ holds
-  Panel panels_[attention_detail::kTiledPanels];
+  Panel panels_[attention_detail::kMostTiledPanels];
 };
 
 }  // namespace
@@ -340,7 +342,8 @@ class TiledPlan final : public KernelPlan<AttentionArgs> {
  public:
   TiledPlan(const AttentionProblem& problem, const TiledFormat& format)
       : p_(problem), format_(format), cut_(problem) {
-    worker_scratch_bytes = static_cast<size_t>(TiledLayout(p_, format_).total) * sizeof(float);
+    worker_scratch_bytes =
+        static_cast<size_t>(TiledLayout(p_, format_, cut_).total) * sizeof(float);
     if (p_.distance_bias)
       scratch_bytes = static_cast<size_t>(p_.heads * distance_row(p_)) * sizeof(float);
   }
@@ -356,7 +359,7 @@ class TiledPlan final : public KernelPlan<AttentionArgs> {
     }
     const int64_t blocks = p_.batch * p_.heads * cut_.tasks;
     context.pool->parallel_for(blocks, [&](int64_t block, int worker) {
-      const int64_t first = block % cut_.tasks * kTiledPanels;
+      const int64_t first = block % cut_.tasks * cut_.per_task;
       const int64_t head = block / cut_.tasks % p_.heads;
       const TiledTask task{.problem = p_,
                            .args = args,
@@ -366,7 +369,7 @@ class TiledPlan final : public KernelPlan<AttentionArgs> {
                            .batch = block / cut_.tasks / p_.heads,
                            .head = head,
                            .first_panel = first,
-                           .end_panel = std::min(first + kTiledPanels, cut_.count)};
+                           .end_panel = std::min(first + cut_.per_task, cut_.count)};
       if (head < p_.heads_kept)
         N_AVX3::attention_tiled(task, context.worker<float>(worker));
       else if (p_.dtype == DType::f32)

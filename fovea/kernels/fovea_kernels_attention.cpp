@@ -86,6 +86,7 @@ fovea::AttentionProblem attention_of(const fovea_attention_problem& p) {
   a.kv_dtype = cache_type_of(p.kv_type);
   a.k_scale = strides_of(p.k_scale);
   a.v_scale = strides_of(p.v_scale);
+  a.int8_products = p.int8_products != 0;
   a.page_tokens = p.page_tokens;
   a.page_columns = p.page_columns;
   return a;

@@ -1,0 +1,178 @@
+// Attention in bf16 and in 8 bits at length, each beside the next wider type of ours.
+#include <fmt/format.h>
+
+#include <cmath>
+#include <optional>
+#include <utility>
+
+#include "cli/bench_attention.h"
+#include "fovea/base/philox.h"
+
+namespace fovea::cli {
+
+namespace {
+
+constexpr int64_t kHeads = 8;
+
+struct Narrow {
+  int64_t tokens, dim;
+  DType dtype;  // i8: keys and values, and products; queries are bf16
+  bool backward = false;
+
+  int64_t elements() const { return kHeads * tokens * dim; }
+  DType numbers() const { return dtype == DType::i8 ? DType::bf16 : dtype; }
+  std::string name() const {
+    return fmt::format("attention {} B1 H{} N{} D{} {}", backward ? "backward" : "forward", kHeads,
+                       tokens, dim, dtype_name(dtype));
+  }
+  Narrow in(DType other) const { return {tokens, dim, other, backward}; }
+};
+
+AttentionProblem problem_of(const Narrow& s) {
+  AttentionProblem p;
+  p.dtype = s.numbers();
+  p.tq = p.tk = s.tokens;
+  p.heads = p.kv_heads = p.heads_kept = kHeads;
+  p.head_dim = p.value_dim = s.dim;
+  p.scale = 1 / std::sqrt(static_cast<double>(s.dim));
+  p.want_lse = s.backward;
+  if (s.dtype == DType::i8) {
+    p.kv_dtype = DType::i8;
+    p.int8_products = true;
+  }
+  set_dense_strides(p, /*packed=*/true);
+  return p;
+}
+
+// The same numbers in every type.
+AlignedBuffer random_values(const Narrow& s, DType dtype, std::string_view name) {
+  const int64_t count = s.elements();
+  AlignedBuffer buffer(static_cast<size_t>(count) * dtype_size(dtype), "inputs of attention");
+  PhiloxStream random(1, stream_id(name));
+  for (int64_t i = 0; i < count; ++i) {
+    const float x = 2 * random.unit() - 1;
+    if (dtype == DType::f32) reinterpret_cast<float*>(buffer.data())[i] = x;
+    if (dtype == DType::bf16) reinterpret_cast<bf16*>(buffer.data())[i] = bf16(x);
+    if (dtype == DType::i8)
+      reinterpret_cast<int8_t*>(buffer.data())[i] = static_cast<int8_t>(std::lround(127 * x));
+  }
+  return buffer;
+}
+
+class OwnNarrow : public Competitor {
+ public:
+  OwnNarrow(const Narrow& sizes, const std::string& wanted, std::shared_ptr<ThreadPool> pool)
+      : s_(sizes),
+        pool_(std::move(pool)),
+        q_(random_values(sizes, sizes.numbers(), "q")),
+        k_(random_values(sizes, sizes.dtype, "k")),
+        v_(random_values(sizes, sizes.dtype, "v")),
+        out_(q_.size(), "output of attention"),
+        lse_(static_cast<size_t>(kHeads * sizes.tokens) * sizeof(float), "log-sum-exp"),
+        scales_(static_cast<size_t>(kHeads * sizes.tokens), 1.0f / 127) {
+    const AttentionProblem problem = problem_of(sizes);
+    auto forward = plan_of(attention_kernels(), sizes.backward ? "" : wanted, problem);
+    forward_ = std::move(forward.plan);
+    forward_scratch_.emplace(*forward_, *pool_);
+    implementation = fmt::format("fovea {}", dtype_name(sizes.dtype));
+    kernel = forward.name;
+    flops = (sizes.backward ? 10 : 4) * sizes.elements() * sizes.tokens;
+    if (!sizes.backward) return;
+    run_forward();
+    dout_ = random_values(sizes, sizes.dtype, "dout");
+    for (AlignedBuffer* gradient : {&dq_, &dk_, &dv_})
+      *gradient = AlignedBuffer(q_.size(), "gradients of attention");
+    auto backward = plan_of(attention_backward_kernels(), wanted, problem);
+    backward_ = std::move(backward.plan);
+    backward_scratch_.emplace(*backward_, *pool_);
+    kernel = backward.name;
+  }
+
+  std::vector<float> output() override {
+    run_once();
+    std::vector<float> all;
+    for (const AlignedBuffer* part :
+         s_.backward ? std::vector{&dq_, &dk_, &dv_} : std::vector<AlignedBuffer*>{&out_})
+      for (int64_t i = 0; i < s_.elements(); ++i)
+        all.push_back(s_.numbers() == DType::f32
+                          ? reinterpret_cast<const float*>(part->data())[i]
+                          : static_cast<float>(reinterpret_cast<const bf16*>(part->data())[i]));
+    return all;
+  }
+
+  std::vector<double> run(int64_t runs) override {
+    return time_runs(runs, [this] { run_once(); });
+  }
+
+ private:
+  void run_once() { s_.backward ? run_backward() : run_forward(); }
+  void run_forward() {
+    forward_->run({.q = q_.data(),
+                   .k = k_.data(),
+                   .v = v_.data(),
+                   .out = out_.data(),
+                   .lse = s_.backward ? lse_.data() : nullptr,
+                   .k_scale = scales_.data(),
+                   .v_scale = scales_.data()},
+                  forward_scratch_->context);
+  }
+  void run_backward() {
+    backward_->run({.q = q_.data(),
+                    .k = k_.data(),
+                    .v = v_.data(),
+                    .out = out_.data(),
+                    .lse = lse_.data(),
+                    .dout = dout_.data(),
+                    .dq = dq_.data(),
+                    .dk = dk_.data(),
+                    .dv = dv_.data()},
+                   backward_scratch_->context);
+  }
+
+  Narrow s_;
+  std::shared_ptr<ThreadPool> pool_;
+  AlignedBuffer q_, k_, v_, out_, lse_, dout_, dq_, dk_, dv_;
+  std::vector<float> scales_;  // of rows of i8
+  std::unique_ptr<KernelPlan<AttentionArgs>> forward_;
+  std::optional<Scratch<AttentionArgs>> forward_scratch_;
+  std::unique_ptr<KernelPlan<AttentionBackwardArgs>> backward_;
+  std::optional<Scratch<AttentionBackwardArgs>> backward_scratch_;
+};
+
+BenchCase case_of(const Narrow& s, const std::string& kernel) {
+  BenchCase c;
+  c.name = s.name();
+  c.dtype = DType::bf16;  // of both, so that they compare
+  c.tolerance = s.dtype == DType::i8 ? 5e-2 : 3e-2;
+  c.own = [=](const std::shared_ptr<ThreadPool>& pool) {
+    std::vector<std::unique_ptr<Competitor>> own;
+    own.push_back(std::make_unique<OwnNarrow>(s, kernel, pool));
+    const DType wider = s.dtype == DType::i8 ? DType::bf16 : DType::f32;
+    own.push_back(std::make_unique<OwnNarrow>(s.in(wider), "", pool));
+    return own;
+  };
+  c.write_files = [](const std::filesystem::path&) {};
+  c.setup = [](std::string_view) { return std::string(); };  // the rivals are asked for f32
+  return c;
+}
+
+}  // namespace
+
+std::vector<BenchCase> low_precision_cases(const std::string& kernel) {
+  std::vector<BenchCase> cases;
+  for (const Narrow& s :
+       {Narrow{512, 64, DType::bf16}, Narrow{2048, 64, DType::bf16}, Narrow{4096, 64, DType::bf16},
+        Narrow{2048, 128, DType::bf16}, Narrow{4096, 128, DType::bf16},
+        Narrow{2048, 64, DType::bf16, true}, Narrow{4096, 64, DType::bf16, true},
+        Narrow{2048, 128, DType::bf16, true}, Narrow{2048, 64, DType::i8},
+        Narrow{4096, 64, DType::i8}, Narrow{2048, 128, DType::i8}, Narrow{4096, 128, DType::i8}}) {
+    const AttentionProblem p = problem_of(s);
+    const bool supported = s.backward
+                               ? plan_of(attention_backward_kernels(), kernel, p).plan != nullptr
+                               : plan_of(attention_kernels(), kernel, p).plan != nullptr;
+    if (supported) cases.push_back(case_of(s, kernel));
+  }
+  return cases;
+}
+
+}  // namespace fovea::cli
