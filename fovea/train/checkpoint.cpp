@@ -32,6 +32,17 @@ class Reader {
   void read(const std::string& key, T& value) const {
     value = parse<T>(key, text(key));
   }
+  // A number of epochs or steps; the sum of two never overflows.
+  void count(const std::string& key, int64_t& value, int64_t least = 0) const {
+    constexpr int64_t kMost = int64_t{1} << 53;
+    read(key, value);
+    if (value < least || value > kMost) fail(key);
+  }
+  bool flag(const std::string& key) const {
+    const std::string& value = text(key);
+    if (value != "0" && value != "1") fail(key);
+    return value == "1";
+  }
   std::map<std::string, double> numbers(const std::string& prefix) const {
     std::map<std::string, double> out;
     for (auto& [key, value] : metadata_)
@@ -98,28 +109,36 @@ RunState load_checkpoint(const std::filesystem::path& path, VariableStore& varia
   reader.check_format();
   RunState s;
   s.recipe = reader.text("recipe");
-  reader.read("epoch", s.epoch);
-  reader.read("batch", s.batch);
-  reader.read("step", s.step);
-  reader.read("best_epoch", s.best_epoch);
+  reader.count("epoch", s.epoch);
+  reader.count("batch", s.batch);
+  reader.count("step", s.step);
+  reader.count("best_epoch", s.best_epoch, -1);
   reader.read("best", s.best);
-  reader.read("epochs_without_gain", s.epochs_without_gain);
-  s.finished = reader.text("finished") == "1";
+  reader.count("epochs_without_gain", s.epochs_without_gain);
+  s.finished = reader.flag("finished");
   s.sums = reader.numbers("sum.");
   s.validation = reader.numbers("validation.");
-  for (auto& [name, v] : variables.all()) {
+
+  // All is looked at before the first variable is changed.
+  const auto tensor_of = [&](const std::string& name, const VariableStore::Variable& v) {
     const TensorView* t = file.find(name);
-    if (!t) reader.fail(name);
-    variables.set(name, t->dtype, t->shape, t->bytes);
-  }
-  for (const TensorView& t : file.tensors()) {
-    if (!t.name.starts_with(kBest)) continue;
+    if (!t || t->dtype != v.dtype || t->shape != v.shape) reader.fail(name);
+    return t;
+  };
+  for (auto& [name, v] : variables.all()) {
+    tensor_of(name, v);
+    if (v.kind != VariableKind::weight || s.best_epoch < 0) continue;
+    const TensorView* best = tensor_of(std::string(kBest) + name, v);
     auto copy = std::make_shared<HostTensor>();
-    copy->dtype = t.dtype;
-    copy->shape = t.shape;
-    copy->bytes.assign(t.bytes.begin(), t.bytes.end());
-    s.best_weights[t.name.substr(kBest.size())] = std::move(copy);
+    copy->dtype = best->dtype;
+    copy->shape = best->shape;
+    copy->bytes.assign(best->bytes.begin(), best->bytes.end());
+    s.best_weights[name] = std::move(copy);
   }
+  // A run has a best epoch from its first on.
+  if ((s.finished || s.epoch > 0) && s.best_epoch < 0) reader.fail("best_epoch");
+  for (auto& [name, v] : variables.all())
+    variables.set(name, v.dtype, v.shape, file.find(name)->bytes);
   return s;
 }
 

@@ -28,8 +28,9 @@ struct RunState {
 void save_checkpoint(const std::filesystem::path& path, const VariableStore& variables,
                      const RunState& state);
 
-// Fills the variables, which must exist, and returns the state. Throws Error (corrupt, not_found)
-// when the file is not a checkpoint of these variables.
+// Fills the variables, which must exist, and returns the state. Throws Error when the file is not a
+// checkpoint of these variables (corrupt, not_found) or of a newer format (unsupported); the
+// variables are then as they were.
 RunState load_checkpoint(const std::filesystem::path& path, VariableStore& variables);
 
 // The recipe of a checkpoint, without the rest.

@@ -189,6 +189,12 @@ class Trainer {
     loader.drop_last = train_data_.size() >= options_.batch;
     loader.augment = augment_;
     loader_ = std::make_unique<BatchLoader>(train_data_, loader);
+    if (state_.batch > loader_->batches())
+      throw Error(ErrorCode::invalid_argument,
+                  fmt::format("[train] {}: expected a batch of 0 to {}, as the data have, got {}; "
+                              "they are fewer than when the run began (bring them back, or begin "
+                              "anew with --overwrite)",
+                              checkpoint_path().string(), loader_->batches(), state_.batch));
     total_steps_ = options_.epochs * loader_->batches();
     steps_here_ = state_.step;
     started_ = Clock::now();

@@ -218,6 +218,17 @@ TEST_F(TrainerTest, ACheckpointThatIsNoneIsAnError) {
                [&] { run("out", "", [](TrainRequest& r) { r.resume = true; }); });
 }
 
+TEST_F(TrainerTest, ACheckpointBeyondTheEndOfTheDataSaysThatTheyAreFewer) {
+  std::atomic<bool> stop{false};
+  run("out", "", [&](TrainRequest& r) {
+    r.stop = &stop;
+    r.progress = [&](const TrainProgress& p) { stop = p.step == 5; };
+  });
+  write_small_images(folder_ / "data", 60, 40);
+  expect_error(ErrorCode::invalid_argument, "fewer than when the run began",
+               [&] { run("out", "", [](TrainRequest& r) { r.resume = true; }); });
+}
+
 TEST_F(TrainerTest, AWrongKeyInTheRecipeIsNamedWithTheNearestOne) {
   expect_error(ErrorCode::invalid_argument, "did you mean 'train.weight_decay'",
                [&] { run("out", "weight_decy = 0.1\n"); });
