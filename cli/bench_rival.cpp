@@ -24,7 +24,9 @@ struct Pipe {
   Pipe() {
     int ends[2];
     if (pipe2(ends, O_CLOEXEC) != 0)
-      throw Error(ErrorCode::io, fmt::format("[bench] no pipe: {}", std::strerror(errno)));
+      throw Error(ErrorCode::io, fmt::format("[bench] no pipe to a rival can be made: {} (see "
+                                             "`ulimit -n`; --without-rivals leaves them out)",
+                                             std::strerror(errno)));
     read = ends[0];
     write = ends[1];
   }
@@ -120,7 +122,8 @@ std::string RivalProcess::answer(const std::string& line) {
                 fmt::format("[bench] {} ended at '{}' (--without-rivals leaves it out)", name_,
                             line.substr(0, line.find(' '))));
   if (text.starts_with("error"))
-    throw Error(ErrorCode::unsupported, fmt::format("[bench] {}: {}", name_, text));
+    throw Error(ErrorCode::unsupported,
+                fmt::format("[bench] {}: {} (--without-rivals leaves it out)", name_, text));
   return text;
 }
 
@@ -130,8 +133,10 @@ std::map<std::string, std::string> RivalProcess::ask(const std::string& line) {
   std::string word;
   words >> word;
   if (word != "ok")
-    throw Error(ErrorCode::corrupt,
-                fmt::format("[bench] {}: expected 'ok ...', got '{}'", name_, text));
+    throw Error(
+        ErrorCode::corrupt,
+        fmt::format("[bench] {}: expected 'ok ...', got '{}' (make bench builds the rivals again)",
+                    name_, text));
   std::map<std::string, std::string> values;
   while (words >> word) {
     const size_t equals = word.find('=');
@@ -148,8 +153,10 @@ std::vector<double> RivalProcess::run(int64_t runs) {
   std::vector<double> times;
   for (double time = 0; words >> time;) times.push_back(time);
   if (word != "times" || static_cast<int64_t>(times.size()) != runs)
-    throw Error(ErrorCode::corrupt, fmt::format("[bench] {}: expected {} times, got '{}'", name_,
-                                                runs, text.substr(0, 80)));
+    throw Error(
+        ErrorCode::corrupt,
+        fmt::format("[bench] {}: expected {} times, got '{}' (make bench builds the rivals again)",
+                    name_, runs, text.substr(0, 80)));
   return times;
 }
 

@@ -68,9 +68,10 @@ DataInfo Model::info() const {
   const Shape shape = image < 0 ? Shape{} : bundle_->graph.shape({image, 0});
   if (shape.size() != 4 || !shape[1].is_constant() || !shape[2].is_constant() ||
       !shape[3].is_constant())
-    throw Error(ErrorCode::corrupt,
-                fmt::format("[{}] expected an input '{}' of [B,H,W,C], got {}", path_, kImageInput,
-                            image < 0 ? "none" : shape_text(shape)));
+    throw Error(
+        ErrorCode::corrupt,
+        fmt::format("[{}] expected an input '{}' of [B,H,W,C], got {} (take a model of images)",
+                    path_, kImageInput, image < 0 ? "none" : shape_text(shape)));
   return {shape[1].constant(), shape[2].constant(), shape[3].constant(), bundle_->labels};
 }
 
@@ -132,7 +133,8 @@ Evaluation Model::evaluate(Split split, int64_t batch, std::shared_ptr<ThreadPoo
   const auto classes = bundle_ ? bundle_->labels.size() : 0;
   if (classes > 0 && dataset.class_names.size() > classes)
     throw Error(ErrorCode::invalid_argument,
-                fmt::format("[eval] expected at most {} classes, as {} knows, got {} from {}",
+                fmt::format("[eval] expected at most {} classes, as {} knows, got {} from {} (take "
+                            "the data that it was trained for)",
                             classes, path_, dataset.class_names.size(), dataset.source));
   // Labels are indices: under other names they would mean something else.
   for (size_t i = 0; i < dataset.class_names.size() && i < classes; ++i) {

@@ -216,8 +216,9 @@ int export_only(const Model& model, const Options& o, const std::shared_ptr<Thre
 void write_sheet(const Model& model, const Options& o, const Contents& contents) {
   const ImageDataset& data = contents.splits[static_cast<size_t>(o.split)];
   if (data.size() == 0)
-    throw Error(ErrorCode::not_found,
-                fmt::format("[--sheet] there is no {} split", enum_name(o.split)));
+    throw Error(
+        ErrorCode::not_found,
+        fmt::format("[--sheet] there is no {} split (--split names another)", enum_name(o.split)));
   check_augment(model.augment());
   const AugmentOptions as_trained = o.split == Split::train ? model.augment() : AugmentOptions{};
   const auto seed = static_cast<uint64_t>(model.train_options().seed);
@@ -227,7 +228,8 @@ void write_sheet(const Model& model, const Options& o, const Contents& contents)
 int run(const Call&, Options& o) {
   if (o.limit && o.export_folder.empty())
     throw Error(ErrorCode::invalid_argument,
-                "[data] --limit belongs to --export DIR, which is not given");
+                "[data] --limit belongs to --export DIR, which is not given (give it, or leave out "
+                "--limit)");
   const Model model = Model::open(o.path, o.overrides);
   const std::shared_ptr<ThreadPool> pool = make_pool(o.threads);
   if (!o.export_folder.empty()) return export_only(model, o, pool);

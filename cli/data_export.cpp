@@ -9,6 +9,7 @@
 #include <system_error>
 
 #include "cli/cli_support.h"
+#include "cli/stop_on_signal.h"
 #include "fovea/base/error.h"
 #include "fovea/formats/image.h"
 
@@ -31,7 +32,9 @@ std::vector<std::string> folder_names(const std::vector<std::string>& classes) {
     names.push_back(folder_name(name));
     if (std::count(names.begin(), names.end(), names.back()) > 1)
       throw Error(ErrorCode::invalid_argument,
-                  fmt::format("[--export] two classes would lie in the folder '{}'", names.back()));
+                  fmt::format("[--export] two classes would lie in the folder '{}' (give them "
+                              "other names in data.classes)",
+                              names.back()));
   }
   return names;
 }
@@ -40,8 +43,9 @@ void make_folder(const fs::path& folder) {
   std::error_code error;
   fs::create_directories(folder, error);
   if (error)
-    throw Error(ErrorCode::io, fmt::format("[--export] the folder {} cannot be made: {}",
-                                           folder.string(), error.message()));
+    throw Error(ErrorCode::io,
+                fmt::format("[--export] the folder {} cannot be made: {} (choose another one)",
+                            folder.string(), error.message()));
 }
 
 // Not atomically, as other files are written: that waits for the disk each time.
@@ -66,6 +70,7 @@ int64_t export_images(const DataOptions& options, const fs::path& folder,
         ErrorCode::invalid_argument,
         fmt::format("[--export] {} holds something already; give a new folder", folder.string()));
   Progress progress(stderr);
+  const StopOnSignal stop("finishing this image");
   int64_t written = 0;
   for (Split split : {Split::train, Split::validation, Split::test}) {
     if (!has_split(options, split)) continue;
@@ -82,6 +87,12 @@ int64_t export_images(const DataOptions& options, const fs::path& folder,
       const Image image{data.height, data.width, data.channels, {pixels.begin(), pixels.end()}};
       write_image(folder / name / folders[label] / fmt::format("{:06}.png", i), image);
       ++written;
+      if (StopOnSignal::asked())
+        throw Error(
+            ErrorCode::interrupted,
+            fmt::format("[--export] stopped after {} images, which {} holds (remove it, and "
+                        "export again)",
+                        written, folder.string()));
       if (i % 64 == 0)
         progress.update(static_cast<double>(i) / static_cast<double>(data.size()),
                         fmt::format("writing {}: {} images", name, written));

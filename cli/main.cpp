@@ -2,6 +2,7 @@
 #include <errno.h>
 #include <fmt/format.h>
 #include <signal.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cstdio>
@@ -12,10 +13,12 @@
 #include <vector>
 
 #include "cli/help.h"
+#include "cli/stop_on_signal.h"
 #include "cli/verbs.h"
 #include "fovea/base/build_info.h"
 #include "fovea/base/error.h"
 #include "fovea/base/terminal.h"
+#include "fovea/formats/file.h"
 
 namespace fovea::cli {
 
@@ -68,9 +71,19 @@ int guarded_run(const std::string& program, const std::vector<std::string>& word
     // What fmt throws where it cannot write.
     if (std::ferror(stdout)) return fail_to_write(e.code().value());
     return fail(e.what());
+  } catch (const Error& e) {
+    fail(e.what());
+    return e.code() == ErrorCode::interrupted ? StopOnSignal::exit_code() : kErrorExit;
   } catch (const std::exception& e) {
     return fail(e.what());
   }
+}
+
+// Ends as a shell reports it, 130 or 143, and leaves nothing half-written. `fovea train` has a
+// handler of its own.
+void end_at_once(int signal) {
+  remove_temporaries();
+  _exit(128 + signal);
 }
 
 }  // namespace
@@ -82,6 +95,9 @@ int main(int argc, char** argv) {
   // end of a training.
   signal(SIGXFSZ, SIG_IGN);
   signal(SIGPIPE, SIG_IGN);
+  // What the parent has chosen to ignore (nohup, a shell's background job) stays ignored.
+  for (const int number : {SIGINT, SIGTERM})
+    if (signal(number, fovea::cli::end_at_once) == SIG_IGN) signal(number, SIG_IGN);
   const std::string program = argc > 0 ? argv[0] : "fovea";
   return fovea::cli::guarded_run(program,
                                  std::vector<std::string>(argv + std::min(argc, 1), argv + argc));

@@ -115,7 +115,8 @@ int run(const Call&, Options& o) {
   std::filesystem::create_directories(folder, error);
   if (error)
     throw Error(ErrorCode::io,
-                fmt::format("[man] {}: cannot make the folder: {}", o.out, error.message()));
+                fmt::format("[man] {}: cannot make the folder: {} (choose another one)", o.out,
+                            error.message()));
   write_file_atomically(folder / "fovea.1", man_page());
   for (const VerbGroup& group : verb_groups())
     for (const Verb& verb : group.verbs)

@@ -186,7 +186,8 @@ ImageSurvey survey_images(const std::string& path, const std::shared_ptr<ThreadP
   }
   if (seen.heights.empty())
     throw Error(ErrorCode::corrupt,
-                fmt::format("[new] none of the {} image files that were opened can be read: {}",
+                fmt::format("[new] none of the {} image files that were opened can be read: {} "
+                            "(PNG and JPEG are known; convert them first)",
                             s.opened, s.first_problem));
   s.height = middle(seen.heights);
   s.width = middle(seen.widths);

@@ -1,10 +1,7 @@
 // fovea train: from a recipe to a bundle, and what it is worth.
 #include <fmt/format.h>
-#include <signal.h>
-#include <unistd.h>
 
 #include <algorithm>
-#include <atomic>
 #include <cstdio>
 #include <filesystem>
 #include <optional>
@@ -12,6 +9,7 @@
 
 #include "cli/cli_support.h"
 #include "cli/measure.h"
+#include "cli/stop_on_signal.h"
 #include "cli/verbs.h"
 #include "fovea/base/error.h"
 #include "fovea/base/progress.h"
@@ -25,43 +23,6 @@ namespace fovea::cli {
 namespace {
 
 constexpr std::string_view kNoRecord = "none";  // of --runs
-
-std::atomic<bool> stop_requested{false};
-std::atomic<int> stop_signal{SIGINT};
-
-// As shells report a process that the signal ended: 130 for SIGINT, 143 for SIGTERM.
-int interrupted_exit() { return 128 + stop_signal.load(); }
-
-// The first signal asks the trainer to finish its step and save; the second ends at once.
-void on_signal(int signal) {
-  static_assert(std::atomic<bool>::is_always_lock_free && std::atomic<int>::is_always_lock_free);
-  if (stop_requested.load()) _exit(128 + signal);
-  stop_signal = signal;
-  stop_requested = true;
-  constexpr std::string_view kSaid = "\nfovea: finishing this step; once more ends at once\n";
-  if (isatty(STDERR_FILENO) != 0 && write(STDERR_FILENO, kSaid.data(), kSaid.size()) < 0) return;
-}
-
-// Catches SIGINT and SIGTERM while it lives.
-class StopOnSignal {
- public:
-  StopOnSignal() {
-    struct sigaction action = {};
-    action.sa_handler = on_signal;
-    action.sa_flags = SA_RESTART;
-    sigaction(SIGINT, &action, &interrupt_);
-    sigaction(SIGTERM, &action, &terminate_);
-  }
-  ~StopOnSignal() {
-    sigaction(SIGINT, &interrupt_, nullptr);
-    sigaction(SIGTERM, &terminate_, nullptr);
-  }
-  StopOnSignal(const StopOnSignal&) = delete;
-  StopOnSignal& operator=(const StopOnSignal&) = delete;
-
- private:
-  struct sigaction interrupt_, terminate_;
-};
 
 struct Options {
   std::string recipe;
@@ -218,7 +179,7 @@ int report_interruption(const Call& call, const Options& o, bool saved) {
     if (o.overwrite && is_bundle(o.out))
       fmt::print("Until then {} holds the model that was to be overwritten.\n", o.out);
   }
-  return interrupted_exit();
+  return StopOnSignal::exit_code();
 }
 
 void declare(Arguments& arguments, Options& o) {
@@ -258,7 +219,7 @@ int run(const Call& call, Options& o) {
   request.overwrite = o.overwrite;
   request.init = o.init;
   request.pool = pool;
-  request.stop = &stop_requested;
+  request.stop = &StopOnSignal::asked();
   ReadOptions reading;
   reading.pool = pool;
   reading.note = [&](const std::string& text) { progress.line("note: " + text); };
@@ -278,7 +239,7 @@ int run(const Call& call, Options& o) {
   TrainJob job = read_job(recipe, reading);
   TrainResult result;
   {
-    const StopOnSignal stop;
+    const StopOnSignal stop("finishing this step");
     result = train(std::move(job), request);
   }
   progress.finish();

@@ -79,17 +79,21 @@ void erase(std::span<uint8_t> image, const ImageShape& shape, const AugmentOptio
 }  // namespace
 
 void check_augment(const AugmentOptions& options) {
-  const auto refuse = [](const char* what) {
+  const auto refuse = [](const std::string& what) {
     throw Error{ErrorCode::invalid_argument, fmt::format("[augment] {}", what)};
   };
   // Written so that a NaN is refused, too.
   if (options.shift < 0 || options.shift > kMaxShift) {
-    refuse("'shift': expected 0 to 1048576 pixels");
+    refuse(fmt::format("'shift': expected 0 to {} pixels, got {}", kMaxShift, options.shift));
   }
-  if (!(options.erase >= 0 && options.erase <= 1)) refuse("'erase': expected a probability");
+  if (!(options.erase >= 0 && options.erase <= 1)) {
+    refuse(fmt::format("'erase': expected a probability from 0 to 1, got {}", options.erase));
+  }
   if (!(options.erase_min > 0 && options.erase_min <= options.erase_max &&
         options.erase_max <= 1)) {
-    refuse("'erase_min' and 'erase_max': expected 0 < erase_min <= erase_max <= 1");
+    refuse(fmt::format(
+        "'erase_min' and 'erase_max': expected 0 < erase_min <= erase_max <= 1, got {} and {}",
+        options.erase_min, options.erase_max));
   }
 }
 

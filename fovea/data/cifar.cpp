@@ -33,8 +33,10 @@ std::vector<std::string> read_names(const fs::path& path, size_t classes) {
       at = end + 1;
     }
     if (names.size() != classes) {
-      throw Error{ErrorCode::corrupt, fmt::format("[data] {}: expected {} names of classes, got {}",
-                                                  path.string(), classes, names.size())};
+      throw Error{ErrorCode::corrupt,
+                  fmt::format("[data] {}: expected {} names of classes, got {} (copy the data set "
+                              "again; without this file the classes are numbers)",
+                              path.string(), classes, names.size())};
     }
   }
   for (size_t i = names.size(); i < classes; ++i) names.push_back(std::to_string(i));

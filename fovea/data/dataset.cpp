@@ -48,19 +48,24 @@ ImageDataset load_whole(const DataOptions& options, Split split) {
   switch (options.kind) {
     case DataKind::fashion_mnist: {
       if (!options.classes.empty()) {
-        refuse("expected no 'classes' for fashion_mnist, which names its own");
+        refuse(
+            "expected no 'classes' for fashion_mnist, which names its own (leave data.classes "
+            "out)");
       }
       return load_fashion_mnist(train, options.dir.empty() ? kFashionMnistFolder : options.dir);
     }
     case DataKind::idx: {
-      if (options.dir.empty()) refuse("expected 'dir', the folder of the idx files");
+      if (options.dir.empty())
+        refuse("expected 'dir', the folder of the idx files, got none (set data.dir)");
       std::vector<std::string> classes = options.classes;
       for (int i = 0; i < 10 && options.classes.empty(); ++i) classes.push_back(std::to_string(i));
       return load_idx_dataset(options.dir, train, std::move(classes));
     }
     case DataKind::cifar: {
-      if (options.dir.empty()) refuse("expected 'dir', the folder of the binary files of CIFAR");
-      if (!options.classes.empty()) refuse("expected no 'classes' for cifar, which names its own");
+      if (options.dir.empty())
+        refuse("expected 'dir', the folder of the binary files of CIFAR, got none (set data.dir)");
+      if (!options.classes.empty())
+        refuse("expected no 'classes' for cifar, which names its own (leave data.classes out)");
       return load_cifar(options.dir, train);
     }
     case DataKind::npz:
@@ -163,8 +168,9 @@ ImageDataset load_dataset(const DataOptions& options, Split split, const LoadCon
   const int64_t validation = cut(Split::validation), test = cut(Split::test);
   if (validation == 0 && test == 0) return whole;
   if (validation + test >= whole.size()) {
-    refuse(fmt::format("'validation': expected less than the {} training samples, got {}",
-                       whole.size(), validation + test));
+    refuse(fmt::format(
+        "'validation' and 'test': expected less than the {} training samples, got {} (lower them)",
+        whole.size(), validation + test));
   }
   std::vector<int64_t> order;
   philox_permutation(whole.size(), static_cast<uint64_t>(options.validation_seed), "validation", 0,

@@ -34,12 +34,15 @@ ImageDataset load_idx_dataset(const fs::path& folder, bool train,
   const IdxArray labels = read_idx(label_path);
   if (images.shape.size() != 3 && images.shape.size() != 4) {
     throw Error{ErrorCode::corrupt, fmt::format("[data] {}: expected images of 3 or 4 dimensions, "
-                                                "got {}",
+                                                "got {} (is it the file of the images?)",
                                                 image_path.string(), images.shape.size())};
   }
   if (labels.shape.size() != 1) {
-    throw Error{ErrorCode::corrupt, fmt::format("[data] {}: expected labels of 1 dimension, got {}",
-                                                label_path.string(), labels.shape.size())};
+    throw Error{
+        ErrorCode::corrupt,
+        fmt::format(
+            "[data] {}: expected labels of 1 dimension, got {} (is it the file of the labels?)",
+            label_path.string(), labels.shape.size())};
   }
   ImageDataset dataset;
   dataset.source = image_path.string();

@@ -109,8 +109,9 @@ std::vector<std::string> class_names_in(const CsvTable& table, int64_t column,
     sort_names(names);
   }
   if (names.size() < 2) {
-    refuse(fmt::format("expected at least two classes in {}, got {}", options.file,
-                       names.empty() ? "no rows" : fmt::format("only '{}'", names[0])));
+    refuse(fmt::format(
+        "expected at least two classes in {}, got {} (is data.label the column of the classes?)",
+        options.file, names.empty() ? "no rows" : fmt::format("only '{}'", names[0])));
   }
   return names;
 }
@@ -118,9 +119,13 @@ std::vector<std::string> class_names_in(const CsvTable& table, int64_t column,
 }  // namespace
 
 ImageFiles list_image_csv(const DataOptions& options) {
-  if (options.file.empty()) refuse("'file': expected the CSV file that names the images");
+  if (options.file.empty())
+    refuse("'file': expected the CSV file that names the images, got none (set data.file)");
   const CsvTable table = read_csv(options.file);
-  if (table.rows() == 0) refuse(fmt::format("{} is empty", options.file));
+  if (table.rows() == 0)
+    refuse(fmt::format(
+        "expected rows in {}, got none (a first line of names, then a line for each image)",
+        options.file));
   const Columns columns = find_columns(table, options);
   const fs::path base =
       options.dir.empty() ? fs::path(options.file).parent_path() : fs::path(options.dir);

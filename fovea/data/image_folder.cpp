@@ -136,7 +136,8 @@ void add_part(ImageFiles& to, const fs::path& folder, Split split, const DataOpt
 }  // namespace
 
 ImageFiles list_image_folder(const DataOptions& options) {
-  if (options.dir.empty()) refuse("'dir': expected the folder of the images");
+  if (options.dir.empty())
+    refuse("'dir': expected the folder of the images, got none (set data.dir)");
   const fs::path dir = options.dir;
   list(dir);  // complains where there is none
   ImageFiles files;

@@ -36,8 +36,10 @@ void check_options(const LoaderOptions& options, const ImageDataset& dataset) {
     refuse(fmt::format("with drop_last, expected a batch of at most the {} samples, got {}",
                        dataset.size(), options.batch));
   }
-  if (dataset.size() == 0) refuse(fmt::format("{}: the data set is empty", dataset.source));
-  if (dataset.size() > int64_t{0xffffffff}) refuse("expected less than 2^32 samples");
+  if (dataset.size() == 0)
+    refuse(fmt::format("{}: the data set is empty (take another split)", dataset.source));
+  if (dataset.size() > int64_t{0xffffffff})
+    refuse(fmt::format("expected less than 2^32 samples, got {}", dataset.size()));
 }
 
 }  // namespace

@@ -28,7 +28,8 @@ std::string prefix_of(Split split) {
 
 Arrays read_arrays(const DataOptions& options) {
   if (options.file.empty()) {
-    throw Error{ErrorCode::invalid_argument, "[data] 'file': expected the .npz file of the images"};
+    throw Error{ErrorCode::invalid_argument,
+                "[data] 'file': expected the .npz file of the images, got none (set data.file)"};
   }
   return read_npz(options.file);
 }

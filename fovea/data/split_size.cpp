@@ -33,9 +33,10 @@ double share_of(const DataOptions& options, Split part, int64_t whole) {
   }
   if (whole == 0 || asked < 1) return whole == 0 ? 0 : asked;
   if (asked >= static_cast<double>(whole)) {
-    throw Error{ErrorCode::invalid_argument,
-                fmt::format("[data] '{}': expected less than the {} training samples, got {}", name,
-                            whole, asked)};
+    throw Error{
+        ErrorCode::invalid_argument,
+        fmt::format("[data] '{}': expected less than the {} training samples, got {} (lower it)",
+                    name, whole, asked)};
   }
   return asked / static_cast<double>(whole);
 }

@@ -44,11 +44,12 @@ Explainer::Explainer(Graph exposed, const TokenGrid& grid, std::shared_ptr<Threa
     const Shape& s = graph().shape(value);
     for (const size_t axis : {size_t{2}, size_t{3}})
       if (!(s[axis] == Size(grid.tokens())))
-        throw Error{ErrorCode::unsupported,
-                    fmt::format("[explain] expected {} to work on the {}x{} tokens of the image, "
-                                "got {} tokens",
-                                name.substr(kAttentionPrefix.size()), grid.rows, grid.columns,
-                                s[axis].text())};
+        throw Error{
+            ErrorCode::unsupported,
+            fmt::format("[explain] expected {} to work on the {}x{} tokens of the image, "
+                        "got {} tokens (the model must keep one token a patch in every layer)",
+                        name.substr(kAttentionPrefix.size()), grid.rows, grid.columns,
+                        s[axis].text())};
     numbers += 2 * s[1].constant() * grid.tokens() * grid.tokens();
   }
   batch_ = std::clamp<int64_t>(kMapNumbers / std::max<int64_t>(numbers, 1), 1, kMostImages);

@@ -115,7 +115,8 @@ void check(const Graph& model, const ImageDataset& dataset, std::span<const uint
   };
   check_image_input(model, dataset.height, dataset.width, dataset.channels,
                     fmt::format("[faithfulness] an image of {}", dataset.source));
-  if (dataset.size() == 0) fail(fmt::format("{}: there are no images", dataset.source));
+  if (dataset.size() == 0)
+    fail(fmt::format("{}: there are no images (take another split)", dataset.source));
   if (static_cast<int64_t>(removed.size()) != dataset.image_size())
     fail(fmt::format("expected what replaces patches to be an image of {} bytes, got {}",
                      dataset.image_size(), removed.size()));

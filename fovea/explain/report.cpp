@@ -52,7 +52,9 @@ std::vector<std::string> entries(const fs::path& folder) {
   std::vector<std::string> names;
   for (fs::directory_iterator it(folder, error), end; !error && it != end; it.increment(error))
     names.push_back(it->path().filename().string());
-  if (error) fail(ErrorCode::io, folder, fmt::format("cannot be read: {}", error.message()));
+  if (error)
+    fail(ErrorCode::io, folder,
+         fmt::format("cannot be read: {} (choose another folder with --out)", error.message()));
   std::sort(names.begin(), names.end());
   return names;
 }

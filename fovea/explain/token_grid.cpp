@@ -43,17 +43,19 @@ TokenGrid token_grid(const Graph& inference) {
     if (patches < 0)
       throw Error{ErrorCode::unsupported,
                   fmt::format("[explain] the tokens of {} lie on no grid: they do not come from "
-                              "patches of an image, so there is no picture to lay them on",
+                              "patches of an image, so there is no picture to lay them on (explain "
+                              "takes vision models of patches)",
                               node.name)};
     const Shape& image = graph.shape(graph.node(patches).inputs[0]);
     const int64_t side = graph.node(patches).attrs.get<PatchesAttrs>().size;
     const Size tokens = graph.shape(node.inputs[0])[1];
     if (!image[1].is_constant() || !image[2].is_constant() ||
         !(tokens == graph.shape({patches, 0})[1]))
-      throw Error{ErrorCode::unsupported,
-                  fmt::format("[explain] {} works on {} tokens, its patches are {}: which token "
-                              "lies where cannot be told",
-                              node.name, tokens.text(), graph.shape({patches, 0})[1].text())};
+      throw Error{
+          ErrorCode::unsupported,
+          fmt::format("[explain] {} works on {} tokens, its patches are {}: which token "
+                      "lies where cannot be told (explain takes models that keep every patch)",
+                      node.name, tokens.text(), graph.shape({patches, 0})[1].text())};
     return {image[1].constant() / side, image[2].constant() / side};
   }
   throw Error{ErrorCode::unsupported,

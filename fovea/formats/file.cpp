@@ -8,7 +8,9 @@
 #include <algorithm>
 #include <atomic>
 #include <cerrno>
+#include <cstring>
 #include <new>
+#include <optional>
 #include <system_error>
 
 #include "fovea/base/error.h"
@@ -53,9 +55,45 @@ struct Descriptor {
   }
 };
 
+// The names of temporary files that are being written, where a signal handler can read them: fixed
+// memory, no locks. A name is ready before its file is made, and for as long as the file exists.
+struct Name {
+  enum State : int { kFree, kFilled, kReady };
+  std::atomic<int> state{kFree};
+  char path[4096];
+};
+Name temporaries[16];
+static_assert(std::atomic<int>::is_always_lock_free);
+
+// Holds one of these names; none where all are taken or the path is too long, which costs no more
+// than a file that may stay behind.
+class ListedName {
+ public:
+  explicit ListedName(const std::string& path) {
+    if (path.size() >= sizeof temporaries[0].path) return;
+    for (Name& name : temporaries) {
+      int expected = Name::kFree;
+      if (!name.state.compare_exchange_strong(expected, Name::kFilled)) continue;
+      std::memcpy(name.path, path.c_str(), path.size() + 1);
+      name.state = Name::kReady;
+      name_ = &name;
+      return;
+    }
+  }
+  ~ListedName() {
+    if (name_) name_->state = Name::kFree;
+  }
+  ListedName(const ListedName&) = delete;
+  ListedName& operator=(const ListedName&) = delete;
+
+ private:
+  Name* name_ = nullptr;
+};
+
 // Removes the file unless it was renamed.
 struct Temporary {
   fs::path path;
+  std::optional<ListedName> listed;
   bool armed = true;
   ~Temporary() {
     if (armed) ::unlink(path.c_str());
@@ -63,13 +101,16 @@ struct Temporary {
 };
 
 // O_EXCL: a file left by a killed process, or by another writer, is never opened.
-int create_temporary(const fs::path& folder, const std::string& name, fs::path& temporary) {
+int create_temporary(const fs::path& folder, const std::string& name, Temporary& temporary) {
   static std::atomic<uint64_t> counter{0};
   for (int attempt = 0; attempt < 10000; ++attempt) {
-    temporary = folder / fmt::format(".fovea-{}-{}.tmp", ::getpid(), counter++);
-    const int descriptor = ::open(temporary.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+    temporary.path = folder / fmt::format(".fovea-{}-{}.tmp", ::getpid(), counter++);
+    temporary.listed.emplace(temporary.path.string());
+    const int descriptor =
+        ::open(temporary.path.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
     if (descriptor >= 0) return descriptor;
     const int error = errno;
+    temporary.listed.reset();
     if (error == EEXIST || error == EINTR) continue;
     if (error == ENOENT || error == ENOTDIR) {
       throw Error{ErrorCode::not_found,
@@ -90,6 +131,11 @@ void sync_folder(const fs::path& folder) {
   if (descriptor.value >= 0 && ::fsync(descriptor.value) != 0 && errno != EINVAL) {
     throw_write_error(folder.string(), errno);
   }
+}
+
+void remove_temporaries() noexcept {
+  for (const Name& name : temporaries)
+    if (name.state == Name::kReady) ::unlink(name.path);
 }
 
 fs::path nearest_path(const fs::path& path) {
@@ -240,8 +286,8 @@ void write_file_atomically(const fs::path& path, const std::function<void(FileWr
   }
   const fs::path folder = path.has_parent_path() ? path.parent_path() : fs::path(".");
   // The temporary outlives the descriptor, which may throw before it is known to exist.
-  Temporary temporary{{}, false};
-  Descriptor descriptor{create_temporary(folder, name, temporary.path)};
+  Temporary temporary{{}, {}, false};
+  Descriptor descriptor{create_temporary(folder, name, temporary)};
   temporary.armed = true;
 
   FileWriter writer(descriptor.value, name);

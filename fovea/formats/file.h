@@ -72,6 +72,10 @@ void write_file_atomically(const std::filesystem::path& path,
 void write_file_atomically(const std::filesystem::path& path, std::span<const std::byte> bytes);
 void write_file_atomically(const std::filesystem::path& path, std::string_view text);
 
+// Removes the temporary files that this process is writing, for a signal handler that ends it:
+// calls nothing that such a handler may not.
+void remove_temporaries() noexcept;
+
 // Brings renames and removals in a folder to the disk. Throws Error (io).
 void sync_folder(const std::filesystem::path& folder);
 

@@ -136,8 +136,10 @@ void cut_after(const fs::path& path, int64_t last_step) {
   std::error_code ec;
   fs::resize_file(path, good, ec);
   if (ec)
-    throw Error(ErrorCode::io, fmt::format("[tensorboard] {} cannot be shortened: {}",
-                                           path.string(), ec.message()));
+    throw Error(
+        ErrorCode::io,
+        fmt::format("[tensorboard] {} cannot be shortened: {} (make it writable, or move it away)",
+                    path.string(), ec.message()));
 }
 
 }  // namespace
@@ -227,8 +229,11 @@ EventWriter EventWriter::begin(const fs::path& folder) {
   std::error_code ec;
   fs::create_directories(folder, ec);
   if (ec)
-    throw Error(ErrorCode::io, fmt::format("[tensorboard] the folder {} cannot be made: {}",
-                                           folder.string(), ec.message()));
+    throw Error(
+        ErrorCode::io,
+        fmt::format(
+            "[tensorboard] the folder {} cannot be made: {} (make the folder round it writable)",
+            folder.string(), ec.message()));
   char host[256] = "localhost";
   if (gethostname(host, sizeof host - 1) != 0) std::strcpy(host, "localhost");
   const int64_t now = std::chrono::duration_cast<std::chrono::seconds>(
@@ -263,8 +268,11 @@ EventWriter EventWriter::resume(const fs::path& folder, int64_t last_step) {
 }
 
 void EventWriter::fail() const {
-  throw Error(ErrorCode::io, fmt::format("[tensorboard] {} cannot be written: {}", path_.string(),
-                                         std::strerror(errno)));
+  throw Error(ErrorCode::io, fmt::format("[tensorboard] {} cannot be written: {} ({})",
+                                         path_.string(), std::strerror(errno),
+                                         errno == ENOSPC || errno == EDQUOT || errno == EFBIG
+                                             ? "free some space; --resume then goes on with it"
+                                             : "make it writable; --resume then goes on with it"));
 }
 
 void EventWriter::record(int64_t step, int field, std::string_view message) {

@@ -102,10 +102,11 @@ std::vector<float> numbers(const Execution& execution, const std::string& name) 
   const auto values = execution.output_f32(name);
   for (const float v : values) {
     if (!std::isfinite(v))
-      throw Error{ErrorCode::non_finite,
-                  fmt::format("[attention] the output '{}' is not a number: the weights of the "
-                              "model are broken",
-                              name)};
+      throw Error{
+          ErrorCode::non_finite,
+          fmt::format("[attention] the output '{}' is not a number: the weights of the "
+                      "model are broken (train again with a lower learning_rate, or copy it again)",
+                      name)};
   }
   return {values.begin(), values.end()};
 }
@@ -126,7 +127,7 @@ Graph expose_attention(const Graph& inference, const AttentionMapOptions& option
   if (options.gradients && !has_logits(graph))
     throw Error{ErrorCode::unsupported,
                 fmt::format("[attention] the model is no classifier: it has no output '{}' of type "
-                            "f32 [B,classes]",
+                            "f32 [B,classes] (take a model that was trained to classify)",
                             kLogits)};
   Graph result;
   GraphRewriter rewriter(graph, result);
@@ -214,7 +215,8 @@ void AttentionReader::feed_classes(Execution& execution, std::span<const int32_t
   if (!execution.has_input(kAttentionClassInput)) {
     if (classes.empty()) return;
     throw Error{ErrorCode::invalid_argument,
-                "[attention] classes choose whose gradient is taken, but the graph gives none"};
+                "[attention] classes choose whose gradient is taken, but the graph gives none "
+                "(expose it with .gradients = true)"};
   }
   if (!classes.empty() && static_cast<int64_t>(classes.size()) != images)
     throw Error{ErrorCode::invalid_argument,
@@ -223,9 +225,9 @@ void AttentionReader::feed_classes(Execution& execution, std::span<const int32_t
   const int64_t known = graph().shape(graph().output(kLogits))[1].constant();
   for (const int32_t c : classes)
     if (c >= known)
-      throw Error{
-          ErrorCode::invalid_argument,
-          fmt::format("[attention] the model has the classes 0 to {}, got {}", known - 1, c)};
+      throw Error{ErrorCode::invalid_argument,
+                  fmt::format("[attention] expected a class from 0 to {}, as the model has, got {}",
+                              known - 1, c)};
   const std::vector<int32_t> predicted(static_cast<size_t>(images), -1);
   const auto bytes = std::as_bytes(classes.empty() ? std::span<const int32_t>(predicted) : classes);
   std::memcpy(execution.input(kAttentionClassInput).data(), bytes.data(), bytes.size());

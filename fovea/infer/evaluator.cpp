@@ -74,7 +74,7 @@ const Shape& image_input_shape(const Graph& graph, const std::string& what) {
       graph.type({id, 0}).dtype != DType::u8) {
     throw Error{ErrorCode::unsupported,
                 fmt::format("{}: the model takes no images: it has no input '{}' of type u8 "
-                            "[B,H,W,C]",
+                            "[B,H,W,C] (take a model of images)",
                             what, kImageInput)};
   }
   return graph.shape({id, 0});
@@ -156,8 +156,9 @@ Evaluation Evaluator::run(const ImageDataset& dataset, int64_t batch,
   check_image_input(session_.graph(), dataset.height, dataset.width, dataset.channels,
                     fmt::format("[eval] an image of {}", dataset.source));
   if (dataset.size() == 0) {
-    throw Error{ErrorCode::invalid_argument,
-                fmt::format("[eval] {}: there are no examples", dataset.source)};
+    throw Error{
+        ErrorCode::invalid_argument,
+        fmt::format("[eval] {}: there are no examples (take another split)", dataset.source)};
   }
   const auto image_size = static_cast<size_t>(dataset.image_size());
   if (dataset.images.size() != dataset.labels.size() * image_size) {
@@ -194,14 +195,16 @@ Evaluation Evaluator::run(const ImageDataset& dataset, int64_t batch,
     const double count = sums[metric.count];
     if (count == 0) {
       throw Error{ErrorCode::invalid_argument,
-                  fmt::format("[eval] {}: no example counts for '{}': every label is negative",
+                  fmt::format("[eval] {}: no example counts for '{}': every label is negative "
+                              "(labels are counted from 0)",
                               dataset.source, metric.name)};
     }
     const double value = sums[metric.sum] / count;
     if (!std::isfinite(value)) {
       throw Error{
           ErrorCode::non_finite,
-          fmt::format("[eval] {}: '{}' is not a number: the weights of the model are broken",
+          fmt::format("[eval] {}: '{}' is not a number: the weights of the model are broken (train "
+                      "again with a lower learning_rate, or copy the bundle again)",
                       dataset.source, metric.name)};
     }
     result.metrics[metric.name] = value;

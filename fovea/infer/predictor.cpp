@@ -33,14 +33,14 @@ Graph compiled_classifier(const Bundle& bundle) {
       !graph.shape(graph.output(kProbabilities))[1].is_constant()) {
     throw Error{ErrorCode::unsupported,
                 fmt::format("[predict] the model is no classifier: it has no output '{}' of type "
-                            "f32 [B,classes]",
+                            "f32 [B,classes] (take a model that was trained to classify)",
                             kProbabilities)};
   }
   const int64_t classes = graph.shape(graph.output(kProbabilities))[1].constant();
   if (!bundle.labels.empty() && static_cast<int64_t>(bundle.labels.size()) != classes) {
-    throw Error{ErrorCode::corrupt,
-                fmt::format("[predict] the model has {} classes, but labels.txt names {}", classes,
-                            bundle.labels.size())};
+    throw Error{ErrorCode::corrupt, fmt::format("[predict] the model has {} classes, but "
+                                                "labels.txt names {} (copy the whole bundle again)",
+                                                classes, bundle.labels.size())};
   }
   PassContext context;
   context.weights = frozen_weights(bundle);
@@ -114,10 +114,12 @@ std::vector<ClassScore> Predictor::predict(const Image& image, const std::string
   std::vector<ClassScore> scores;
   for (const float p : execution.output_f32(kProbabilities)) {
     if (!std::isfinite(p)) {
-      throw Error{ErrorCode::non_finite,
-                  fmt::format("{}: the model gives a probability that is no number: its weights "
-                              "are broken",
-                              place)};
+      throw Error{
+          ErrorCode::non_finite,
+          fmt::format(
+              "{}: the model gives a probability that is no number: its weights "
+              "are broken (train again with a lower learning_rate, or copy the bundle again)",
+              place)};
     }
     const size_t i = scores.size();
     scores.push_back({i < labels_.size() ? labels_[i] : std::to_string(i), p});

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <cstdint>
 #include <cstring>
 
 #include "fovea/base/philox.h"
@@ -28,9 +29,27 @@ void fill(AlignedBuffer& data, const VariableAttrs& a, std::string_view name, ui
   }
 }
 
+// What does not fit must fail before gigabytes of it have been filled: the whole is asked for, and
+// given back untouched.
+void check_memory(const Graph& graph, const VariableStore& store) {
+  size_t whole = 0;
+  for (int id = 0; id < graph.size(); ++id) {
+    const Node& n = graph.node(id);
+    if (n.op->name != "variable" || store.has(n.name)) continue;
+    const ValueType& type = n.attrs.get<VariableAttrs>().type;
+    size_t bytes = 0;
+    if (__builtin_mul_overflow(static_cast<size_t>(element_count(type.shape).eval({})),
+                               dtype_size(type.dtype), &bytes) ||
+        __builtin_add_overflow(whole, bytes, &whole))
+      whole = PTRDIFF_MAX;
+  }
+  const AlignedBuffer probe(whole, "variables");
+}
+
 }  // namespace
 
 void VariableStore::create(const Graph& graph, uint64_t seed) {
+  check_memory(graph, *this);
   for (int id = 0; id < graph.size(); ++id) {
     const Node& n = graph.node(id);
     if (n.op->name != "variable") continue;

@@ -21,16 +21,22 @@ std::vector<LevelOptions> read_levels(RecipeTable& recipe) {
                               recipe.place(recipe.has(path + "." + key) ? path + "." + key : path),
                               key, what));
     };
-    if (level.name.empty()) fail("name", "expected a name");
+    if (level.name.empty()) fail("name", "expected a name, got none (name = \"half\")");
     const bool taken = level.name == kFullLevel ||
                        std::any_of(levels.begin(), levels.end(),
                                    [&](auto& other) { return other.name == level.name; });
-    if (taken) fail("name", fmt::format("there is a level '{}' already", level.name));
-    if (level.set.empty()) fail("set", "expected at least one \"NODE.ATTRIBUTE=VALUE\"");
+    if (taken)
+      fail("name", fmt::format("there is a level '{}' already (take another name)", level.name));
+    if (level.set.empty())
+      fail("set",
+           "expected at least one \"NODE.ATTRIBUTE=VALUE\", got none (`fovea graph RECIPE` shows "
+           "the nodes)");
     if (!(level.share >= 0)) fail("share", fmt::format("expected at least 0, got {}", level.share));
     shares += level.share;
     if (shares > 1)
-      fail("share", fmt::format("expected shares that add up to 1 at most, got {}", shares));
+      fail("share", fmt::format("expected shares that add up to 1 at most, got {} (what is left "
+                                "trains the whole model)",
+                                shares));
     levels.push_back(std::move(level));
   }
   return levels;

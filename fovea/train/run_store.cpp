@@ -110,7 +110,8 @@ class Database {
         fail(ErrorCode::io, fmt::format("was held by another process for over {} s; try again",
                                         kPatienceMilliseconds / 1000));
       case SQLITE_FULL:
-        fail(ErrorCode::io, "cannot grow: the disk is full");
+        fail(ErrorCode::io,
+             "cannot grow: the disk is full (free some space; --runs names a file elsewhere)");
       default:
         fail(ErrorCode::io, fmt::format("cannot be used: {}; --runs names another file", reason));
     }
@@ -310,8 +311,10 @@ RunStore RunStore::open(const fs::path& path) {
   std::error_code ec;
   if (path.has_parent_path()) fs::create_directories(path.parent_path(), ec);
   if (ec)
-    throw Error(ErrorCode::io, fmt::format("[runs] the folder {} cannot be made: {}",
-                                           path.parent_path().string(), ec.message()));
+    throw Error(
+        ErrorCode::io,
+        fmt::format("[runs] the folder {} cannot be made: {} (--runs names a file elsewhere)",
+                    path.parent_path().string(), ec.message()));
   auto impl = std::make_unique<Impl>(
       Impl{Database(path, path.string(), SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE)});
   // While another process makes the tables SQLite says at times that it is busy without waiting.

@@ -29,7 +29,9 @@ class StepBuilder {
       g_.remove_output(name);
     }
     if (gradients.empty())
-      throw Error(ErrorCode::invalid_argument, "[train] the loss does not depend on any weight");
+      throw Error(ErrorCode::invalid_argument,
+                  "[train] the loss does not depend on any weight: there is nothing to learn "
+                  "(build it from the model's outputs)");
     Value count = g_.output(kObjectiveCount);
     if (part_ != StepPart::whole) {
       const Graph::Scope scope(g_, kAccumulatedPrefix.substr(0, kAccumulatedPrefix.size() - 1));

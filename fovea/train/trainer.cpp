@@ -95,7 +95,9 @@ class Trainer {
   // Data from code: what a reader of files would have refused.
   static void check_data(const TrainJob& job) {
     if (job.train.size() == 0)
-      throw Error(ErrorCode::invalid_argument, "[train] expected examples to train on, got none");
+      throw Error(
+          ErrorCode::invalid_argument,
+          "[train] expected examples to train on, got none (put them into TrainJob::train)");
     for (const ImageDataset* data : {&job.train, &job.validation, &job.test}) {
       if (data->size() == 0) continue;
       check_dataset(*data);
@@ -104,7 +106,7 @@ class Trainer {
       if (data->class_names != job.train.class_names)
         throw Error(ErrorCode::invalid_argument,
                     fmt::format("[train] {}: expected the classes of the training data in their "
-                                "order, got others",
+                                "order, got others (give all splits the same class_names)",
                                 data->source));
     }
   }
