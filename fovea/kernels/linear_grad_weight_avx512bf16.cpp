@@ -124,6 +124,7 @@ constexpr Layout kRight{kPanelRowBytes, kChunkPairs* kPanelRowBytes};
 template <class T>
 void pack(const void* array, int64_t stride, int64_t rows, int64_t columns, const Layout& layout,
           std::byte* to, float* sums) {
+  if (rows == 0) return;  // the array may be null
   for (int64_t c = 0; c < columns; c += 32) {
     const T* from = static_cast<const T*>(array) + c;
     std::byte* at = to + c / kSide * layout.panel + c % kSide * 4;
