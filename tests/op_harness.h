@@ -48,12 +48,14 @@ struct OpRow {
 };
 
 std::vector<OpRow> attention_link_rows();
+std::vector<OpRow> attention_normaliser_rows();
 std::vector<OpRow> attention_row_rows();
 std::vector<OpRow> attention_rows();
 std::vector<OpRow> conv_rows();
 std::vector<OpRow> elementwise_rows();
 std::vector<OpRow> index_rows();
 std::vector<OpRow> norm_rows();
+std::vector<OpRow> normalise_rows();
 std::vector<OpRow> optimiser_rows();
 std::vector<OpRow> product_rows();
 std::vector<OpRow> score_rows();

@@ -4,6 +4,7 @@
 
 #include <cmath>
 
+#include "fovea/base/visit.h"
 #include "fovea/graph/ops.h"
 
 namespace fovea::attention_links {
@@ -141,6 +142,13 @@ void check(const InferContext& c, const AttentionAttrs& a, const Size& batch, co
            fmt::format("expected block={} to be a multiple of 16, or 0", a.block));
   c.expect(a.soft_cap >= 0 && std::isfinite(a.soft_cap),
            fmt::format("expected a soft_cap={} of at least 0", a.soft_cap));
+  if (const auto fault = fault_of(a.normaliser, a.top_k, a.softmax_temperature)) c.fail(*fault);
+  c.expect(!a.sink || a.normaliser == Normaliser::softmax || a.normaliser == Normaliser::top_k,
+           fmt::format("expected no sink with normaliser={}", enum_name(a.normaliser)));
+  c.expect(is_random(a.normaliser) == !a.stream.empty(),
+           fmt::format("expected the name of a random stream with a random normaliser, and only "
+                       "there, got normaliser={} and stream='{}'",
+                       enum_name(a.normaliser), a.stream));
   const auto expect = [&](AttentionLink link, std::string_view name, const ValueType& wanted) {
     const int at = a.input(link);
     if (at < 0) return;
@@ -165,6 +173,7 @@ void check(const InferContext& c, const AttentionAttrs& a, const Size& batch, co
   expect(AttentionLink::distance_bias, "distance_bias", {floating, {a.heads, tq + tk - Size(1)}});
   expect(AttentionLink::sink, "sink", {floating, {a.heads}});
   expect(AttentionLink::temperature, "temperature", {floating, {a.heads}});
+  expect(AttentionLink::rng, "rng", {DType::i32, {3}});
 }
 
 Value scores(Graph& g, Value s, std::span<const Value> in, const AttentionAttrs& a, const Size& tq,
@@ -197,6 +206,25 @@ Value with_sink(Graph& g, Value s, std::span<const Value> in, const AttentionAtt
   shape[4] = 1;
   const Value column = ops::reshape(g, sink, {1, a.kv(), a.heads / a.kv(), 1, 1});
   return ops::concat(g, {s, ops::broadcast(g, column, shape)}, 4);
+}
+
+Value weights(Graph& g, Value s, std::span<const Value> in, const AttentionAttrs& a) {
+  const Size keys = g.shape(s)[4];
+  if (a.normaliser != Normaliser::softmax) {
+    const Value kept = ops::normalise(g, s,
+                                      {.normaliser = a.normaliser,
+                                       .top_k = a.top_k,
+                                       .softmax_temperature = a.softmax_temperature,
+                                       .stream = a.noise_stream()},
+                                      input_of(in, a, AttentionLink::rng));
+    if (!a.sink) return kept;
+    // A sink stands beside the keys that top-k keeps.
+    const DType t = g.type(s).dtype;
+    s = ops::select(g, ops::binary(g, "greater", kept, ops::constant(g, 0, t)), s,
+                    ops::constant(g, -INFINITY, t));
+  }
+  const Value p = ops::softmax(g, with_sink(g, s, in, a));
+  return a.sink ? ops::slice(g, p, 4, 0, keys) : p;
 }
 
 std::vector<size_t> differentiable(const AttentionAttrs& a) {

@@ -24,6 +24,9 @@ Value scores(Graph& g, Value scores, std::span<const Value> in, const AttentionA
 // none.
 Value with_sink(Graph& g, Value scores, std::span<const Value> in, const AttentionAttrs& a);
 
+// What the normaliser makes of scores [B,Hkv,G,Tq,Tk].
+Value weights(Graph& g, Value scores, std::span<const Value> in, const AttentionAttrs& a);
+
 // Those inputs that have gradients, by their places among all inputs: bias, distance_bias, sink,
 // temperature, relative_keys, content_bias, position_bias.
 std::vector<size_t> differentiable(const AttentionAttrs& a);

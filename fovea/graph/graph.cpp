@@ -15,7 +15,7 @@ Graph::Scope::Scope(Graph& g, std::string_view name) : graph_(g), length_(g.scop
 }
 Graph::Scope::~Scope() { graph_.scope_.resize(length_); }
 
-std::string Graph::unique_name(std::string name) {
+std::string Graph::unique_name(std::string name) const {
   if (!by_name_.contains(name)) return name;
   for (int i = 2;; ++i) {
     std::string numbered = fmt::format("{}_{}", name, i);
@@ -31,9 +31,15 @@ Value Graph::add(std::string_view op, std::vector<Value> inputs) {
 Value Graph::add(std::string_view op, std::vector<Value> inputs, Attrs attrs,
                  std::string_view name) {
   const Op& row = get_op(op);
-  const std::string_view own = name.empty() ? row.name : name;
   return add_named(row, std::move(inputs), std::move(attrs),
-                   scope_.empty() ? std::string(own) : fmt::format("{}.{}", scope_, own));
+                   below_scope(name.empty() ? row.name : name));
+}
+
+std::string Graph::below_scope(std::string_view name) const {
+  return scope_.empty() ? std::string(name) : fmt::format("{}.{}", scope_, name);
+}
+std::string Graph::name_of_next(std::string_view name) const {
+  return unique_name(below_scope(name));
 }
 
 Value Graph::add_named(const Op& op, std::vector<Value> inputs, Attrs attrs, std::string name) {

@@ -54,6 +54,9 @@ class Graph {
   // Adds a node under exactly this name, outside any scope: what passes and the text form use.
   Value add_named(const Op& op, std::vector<Value> inputs, Attrs attrs, std::string name);
 
+  // How add() would name a node.
+  std::string name_of_next(std::string_view name) const;
+
   int size() const { return static_cast<int>(nodes_.size()); }
   const Node& node(int id) const { return nodes_[static_cast<size_t>(id)]; }
   const Node& node(Value v) const { return node(v.node); }
@@ -94,7 +97,8 @@ class Graph {
   };
 
  private:
-  std::string unique_name(std::string name);
+  std::string below_scope(std::string_view name) const;
+  std::string unique_name(std::string name) const;
 
   std::vector<Node> nodes_;
   std::unordered_map<std::string, int> by_name_;

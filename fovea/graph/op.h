@@ -104,6 +104,7 @@ std::span<const Op> shape_ops();
 std::span<const Op> reduce_ops();
 std::span<const Op> product_ops();
 std::span<const Op> norm_ops();
+std::span<const Op> normaliser_ops();
 std::span<const Op> attention_ops();
 std::span<const Op> linear_attention_ops();
 std::span<const Op> pair_attention_ops();

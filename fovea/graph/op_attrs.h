@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "fovea/base/normaliser.h"
 #include "fovea/base/rotary.h"
 #include "fovea/graph/size.h"
 
@@ -241,6 +242,7 @@ enum class AttentionLink {
   relative_keys,  // f32 [Hkv,Tq+Tk-1,D]: queries meet element j - i + Tq - 1 beside key j
   content_bias,   // f32 [H,D]: added to the queries that meet keys,
   position_bias,  // f32 [H,D]: and to those that meet relative keys
+  rng,            // i32 [3], as dropout's; of the random normalisers
 };
 
 // Which links there are: kernels/attention.h has the whole rule.
@@ -257,7 +259,11 @@ struct AttentionAttrs {
   int64_t global_tokens = 0;  // the first ones, which see and are seen beside the window
   int64_t prefix = 0;         // the first keys, which all queries see
   double soft_cap = 0;        // c tanh(score / c); 0: none
-  bool lengths = false;       // inputs: see AttentionLink
+  Normaliser normaliser = Normaliser::softmax;
+  int64_t top_k = 0;               // of the normaliser top_k: keys of each query
+  double softmax_temperature = 1;  // of the normalisers hard, gumbel and gumbel_hard
+  std::string stream = {};  // names the random stream; ops::attention takes the name of the node
+  bool lengths = false;     // inputs: see AttentionLink
   bool documents = false;
   bool mask = false;
   int64_t block = 0;  // tokens in a block of the input `blocks`, a multiple of 16; 0: no blocks
@@ -291,6 +297,10 @@ struct AttentionAttrs {
     v("global_tokens", global_tokens);
     v("prefix", prefix);
     v("soft_cap", soft_cap);
+    v("normaliser", normaliser);
+    v("top_k", top_k);
+    v("softmax_temperature", softmax_temperature);
+    v("stream", stream);
     v("lengths", lengths);
     v("documents", documents);
     v("mask", mask);
@@ -318,17 +328,19 @@ struct AttentionAttrs {
     if (scale != 0) return scale;
     return cosine ? 1 : 1 / std::sqrt(static_cast<double>(head_size));
   }
+  // Of a random normaliser: its own numbers, whatever else draws from the stream.
+  std::string noise_stream() const { return stream.empty() ? "" : stream + ".noise"; }
   // Inputs that hold q, k and v, and those behind them.
   size_t operands() const { return packed ? 1 : 3; }
   size_t links() const {
     return size_t{lengths} + documents + mask + (block > 0) + bias + distance_bias + sink +
-           temperature + relative_keys + content_bias + position_bias;
+           temperature + relative_keys + content_bias + position_bias + is_random(normaliser);
   }
   // Which input this is, or -1.
   int input(AttentionLink link) const {
-    const bool has[] = {lengths,       documents,     mask,         block > 0,
-                        bias,          distance_bias, sink,         temperature,
-                        relative_keys, content_bias,  position_bias};
+    const bool has[] = {lengths,       documents,     mask,          block > 0,
+                        bias,          distance_bias, sink,          temperature,
+                        relative_keys, content_bias,  position_bias, is_random(normaliser)};
     const auto which = static_cast<size_t>(link);
     if (!has[which]) return -1;
     size_t at = operands();
@@ -441,6 +453,20 @@ struct DropoutAttrs {
   template <class V>
   void visit(V& v) {
     v("rate", rate);
+    v("stream", stream);
+  }
+};
+
+struct NormaliseAttrs {  // normalise, normalise_grad
+  Normaliser normaliser = Normaliser::softmax;
+  int64_t top_k = 0;               // of top_k: how many are kept
+  double softmax_temperature = 1;  // of hard, gumbel and gumbel_hard
+  std::string stream = {};         // names the random stream; empty: the node's name
+  template <class V>
+  void visit(V& v) {
+    v("normaliser", normaliser);
+    v("top_k", top_k);
+    v("softmax_temperature", softmax_temperature);
     v("stream", stream);
   }
 };

@@ -6,6 +6,7 @@
 #include <cmath>
 
 #include "fovea/base/philox.h"
+#include "fovea/base/visit.h"
 #include "fovea/graph/op.h"
 
 namespace fovea::ops {
@@ -183,6 +184,9 @@ Value layer_norm(Graph& g, std::string_view name, Value x) {
 Value rms_norm(Graph& g, Value x, Value w, NormAttrs attrs) {
   return g.add("rms_norm", {x, w}, attrs);
 }
+Value normalise(Graph& g, Value x, NormaliseAttrs attrs, Value rng, std::string_view name) {
+  return g.add("normalise", rng ? std::vector{x, rng} : std::vector{x}, attrs, name);
+}
 Value attention(Graph& g, Value q, Value k, Value v, AttentionAttrs attrs, std::string_view name) {
   return g.add("attention", {q, k, v}, attrs, name);
 }
@@ -208,6 +212,13 @@ Value attention(Graph& g, Value q, Value k, Value v, AttentionAttrs attrs,
   attrs.relative_keys = add(links.relative_keys);
   attrs.content_bias = add(links.content_bias);
   attrs.position_bias = add(links.position_bias);
+  if (add(links.rng) != is_random(attrs.normaliser))
+    throw Error{ErrorCode::invalid_argument,
+                fmt::format("[attention] expected the input rng and a random normaliser together, "
+                            "got normaliser={} and {}",
+                            enum_name(attrs.normaliser), links.rng ? "the input" : "no input")};
+  if (links.rng && attrs.stream.empty())
+    attrs.stream = g.name_of_next(name.empty() ? "attention" : name);
   return g.add("attention", std::move(inputs), attrs, name);
 }
 Value linear_attention(Graph& g, Value q, Value k, Value v, LinearAttentionAttrs attrs,

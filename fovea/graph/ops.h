@@ -58,6 +58,10 @@ Value log_softmax(Graph& g, Value x);
 Value layer_norm(Graph& g, Value x, Value weight, Value bias, NormAttrs attrs = {});
 Value layer_norm(Graph& g, std::string_view name, Value x);
 Value rms_norm(Graph& g, Value x, Value weight, NormAttrs attrs = {});
+// What the normaliser makes of the last axis (base/normaliser.h). rng as dropout's, for the random
+// ones.
+Value normalise(Graph& g, Value x, NormaliseAttrs attrs, Value rng = {},
+                std::string_view name = {});
 // Further inputs of attention, with the shapes of AttentionLink; those that are given set the
 // attributes of their names.
 struct AttentionLinkValues {
@@ -65,6 +69,7 @@ struct AttentionLinkValues {
   Value blocks = {};  // with attrs.block
   Value bias = {}, distance_bias = {}, sink = {}, temperature = {};
   Value relative_keys = {}, content_bias = {}, position_bias = {};
+  Value rng = {};  // with a random normaliser
 };
 // q [B,Tq,H*D], k [B,Tk,Hkv*D], v [B,Tk,Hkv*Dv] -> [B,Tq,H*Dv] (Vaswani et al. 2017).
 Value attention(Graph& g, Value q, Value k, Value v, AttentionAttrs attrs,

@@ -142,9 +142,8 @@ Values decompose_wide(Graph& g, const Values& qkv, std::span<const Value> in,
   const int64_t d = sq[2].constant() / a.heads, dv = sv[2].constant() / groups;
   Value s = ops::scaled(g, attention_rows::products(g, qkv[0], qkv[1], in, a), a.scale_of(d));
   const Value v = split_heads(g, qkv[2], groups, 1);
-  s = attention_links::with_sink(g, attention_links::scores(g, s, in, a, sq[1], sk[1]), in, a);
-  Value probabilities = ops::softmax(g, s);
-  if (a.sink) probabilities = ops::slice(g, probabilities, 4, 0, sk[1]);
+  s = attention_links::scores(g, s, in, a, sq[1], sk[1]);
+  const Value probabilities = attention_links::weights(g, s, in, a);
   Value o = ops::matmul(g, probabilities, v);  // [B,Hkv,G,Tq,Dv]
   o = ops::transpose(g, o, {0, 3, 1, 2, 4});   // [B,Tq,Hkv,G,Dv]
   o = ops::reshape(g, o, {sq[0], sq[1], a.heads * dv});
@@ -154,6 +153,10 @@ Values decompose_wide(Graph& g, const Values& qkv, std::span<const Value> in,
     o = ops::pad(g, o, 2, 0, dropped * dv);
   }
   if (!a.lse) return {o};
+  // Only a softmax of all keys has a log-sum-exp.
+  if (a.normaliser != Normaliser::softmax)
+    return {o, ops::broadcast(g, ops::constant(g, 0, dtype), {sq[0], a.heads, sq[1]})};
+  s = attention_links::with_sink(g, s, in, a);
   Value top = g.add("reduce_max", {s}, ReduceAttrs{{-1}, true});
   // A query that sees no key has -inf, not NaN.
   top = ops::select(g, ops::unary(g, "is_finite", top), top, ops::constant(g, 0, dtype));
@@ -253,7 +256,7 @@ std::span<const Op> attention_ops() {
       {.name = "attention",
        .defaults = AttentionAttrs{},
        .min_inputs = 1,
-       .max_inputs = 14,
+       .max_inputs = 15,
        .infer = infer_attention,
        .flops = attention_flops,
        .gradient = attention_gradient,
@@ -263,7 +266,7 @@ std::span<const Op> attention_ops() {
       {.name = "attention_grad",
        .defaults = AttentionAttrs{},
        .min_inputs = 4,
-       .max_inputs = 17,
+       .max_inputs = 18,
        .infer = infer_attention_grad,
        .flops = attention_grad_flops,
        .decompose = decompose_attention_grad,

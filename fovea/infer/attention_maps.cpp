@@ -50,7 +50,8 @@ Exposed decompose(const Graph& from, const Node& node, GraphRewriter& rewriter, 
     rewriter.map({id, static_cast<int32_t>(i)}, outputs[i]);
   Exposed exposed{node.name, {}, node.attrs.get<AttentionAttrs>()};
   for (int at = first; at < result.size(); ++at)
-    if (result.node(at).op->name == "softmax") exposed.probabilities = {at, 0};
+    if (const auto op = result.node(at).op->name; op == "softmax" || op == "normalise")
+      exposed.probabilities = {at, 0};  // the last one: what a sink and top-k leave
   FOVEA_ASSERT(exposed.probabilities);
   return exposed;
 }

@@ -4,10 +4,12 @@
 #include <string>
 
 #include "fovea/base/error.h"
+#include "fovea/base/visit.h"
 #include "fovea/kernels/attention_backward_tiled.h"
 #include "fovea/kernels/attention_decode.h"
 #include "fovea/kernels/attention_short.h"
 #include "fovea/kernels/attention_short_avx512bf16.h"
+#include "fovea/kernels/attention_strip.h"
 #include "fovea/kernels/attention_tiled.h"
 
 namespace fovea {
@@ -47,6 +49,8 @@ void check_plane(const char* name, bool given, const AttentionPlane& plane, int6
               ", query " + std::to_string(plane.query));
 }
 
+using attention_detail::by_softmax;
+
 void check_links(const AttentionProblem& p) {
   const bool windowed = p.window_left >= 0 || p.window_right >= 0;
   if (p.dilation < 1) wrong("dilation of at least 1", std::to_string(p.dilation));
@@ -70,6 +74,10 @@ void check_links(const AttentionProblem& p) {
     wrong("block to be a multiple of 16, or 0", std::to_string(p.block));
   if (!(p.soft_cap >= 0 && p.soft_cap < std::numeric_limits<float>::max()))
     wrong("a finite soft_cap of at least 0", std::to_string(p.soft_cap));
+  if (const auto fault = p.normaliser.fault())
+    throw Error{ErrorCode::invalid_argument, "[attention] " + *fault};
+  if (p.sink && !by_softmax(p) && p.normaliser.kind != Normaliser::top_k)
+    wrong("no sink with normaliser=" + std::string(enum_name(p.normaliser.kind)), "sink");
   check_plane("mask", p.mask, p.mask_plane, p.tk);
   check_plane("bias", p.bias, p.bias_plane, p.tk);
   if (p.block > 0) check_plane("blocks", true, p.block_plane, (p.tk + p.block - 1) / p.block);
@@ -195,6 +203,7 @@ std::span<const AttentionKernel> attention_kernels() {
     attention_detail::append_short(kernels);
     attention_detail::append_decode(kernels);
     attention_detail::append_hwy(kernels);
+    attention_detail::append_strip(kernels);
     kernels.push_back({"ref", attention_detail::plan_ref});
     return kernels;
   }();
@@ -210,6 +219,7 @@ std::span<const AttentionBackwardKernel> attention_backward_kernels() {
     }
     attention_detail::append_backward_short(kernels);
     attention_detail::append_backward_hwy(kernels);
+    attention_detail::append_backward_strip(kernels);
     kernels.push_back({"ref", attention_detail::plan_backward_ref});
     return kernels;
   }();

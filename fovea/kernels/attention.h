@@ -14,6 +14,7 @@
 #include "fovea/base/dtype.h"
 #include "fovea/base/rotary.h"
 #include "fovea/kernels/kernel.h"
+#include "fovea/kernels/normalise.h"
 
 namespace fovea {
 
@@ -58,7 +59,11 @@ struct AttentionPlane {
 // first; with rotary, coordinates of theirs are then turned by angles that are the position (p of
 // queries, j of keys) times rotary_base^(-2 i / rotary), i = 0 .. rotary / 2 - 1. A sink is one
 // more score of each query, whose key has the value 0. A query that sees no key gives output 0,
-// log-sum-exp -infinity (that of its sink) and gradient 0.
+// log-sum-exp -infinity (that of its sink) and gradient 0. Another normaliser than softmax
+// may make weights of the scores (base/normaliser.h); the noise of the random ones counts link
+// (b, h, i, j) as element (((first_sample + b) heads + h) tq + i) tk + j. With top_k a sink is kept
+// beside the k keys; with the others but softmax there is none. Their log-sum-exp is written as 0
+// and not read: backward makes the scores again.
 struct AttentionProblem {
   // Of q, k, v, out and their gradients: f32, f64 or bf16. With bf16 the log-sum-exp, biases and
   // sinks are f32, and sums are formed in f32.
@@ -98,9 +103,10 @@ struct AttentionProblem {
   // AttentionLinks::relative_keys are given (Dai et al. 2019, Transformer-XL, section 3.3): the
   // score is scale temperature ((q_i + u) . k_j + (q_i + v) . r_(j-i)).
   bool relative_keys = false;
-  bool content_bias = false;   // u is given, AttentionLinks::content_biases
-  bool position_bias = false;  // v, AttentionLinks::position_biases
-  bool want_lse = false;       // write the log-sum-exp (backward needs it)
+  bool content_bias = false;          // u is given, AttentionLinks::content_biases
+  bool position_bias = false;         // v, AttentionLinks::position_biases
+  NormaliserOptions normaliser = {};  // of the scores; random: AttentionLinks::rng is given
+  bool want_lse = false;              // write the log-sum-exp (backward needs it)
   AttentionStrides q = {}, k = {}, v = {}, out = {};
   AttentionStrides dq = {}, dk = {}, dv = {}, dout = {};  // for backward only
   // Where k and v are a key/value cache (forward only):
@@ -141,6 +147,7 @@ struct AttentionLinks {
   const void* relative_keys = nullptr;
   const void* content_biases = nullptr;
   const void* position_biases = nullptr;
+  const int32_t* rng = nullptr;  // {seed, step, first_sample}
 };
 
 struct AttentionArgs {
@@ -207,6 +214,11 @@ T* row(T* base, const AttentionStrides& s, int64_t b, int64_t t, int64_t h) {
 inline int64_t kept_in_group(const AttentionProblem& p, int64_t kv_head) {
   const int64_t group = p.heads / p.kv_heads;
   return std::clamp<int64_t>(p.heads_kept - kv_head * group, 0, group);
+}
+
+// Whether softmax makes the weights: the other normalisers have kernels of their own.
+inline bool by_softmax(const AttentionProblem& p) {
+  return p.normaliser.kind == Normaliser::softmax;
 }
 
 // Rounded up to vectors of any target.

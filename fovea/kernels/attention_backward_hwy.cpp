@@ -663,6 +663,7 @@ template <auto kBackward, auto kDistances, auto kRelative, auto kLanesOf>
 std::unique_ptr<KernelPlan<AttentionBackwardArgs>> plan_hwy(const AttentionProblem& problem) {
   check(problem, true);
   if (problem.dtype != DType::f32 && problem.dtype != DType::bf16) return nullptr;
+  if (!by_softmax(problem)) return nullptr;
   if (problem.head_dim > 256 || problem.value_dim > 256) return nullptr;
   return std::make_unique<HwyBackward>(problem, Target{kBackward, kDistances, kRelative, kLanesOf});
 }

@@ -23,6 +23,7 @@ void check_links(const AttentionProblem& p, const AttentionLinks& links) {
   if (p.relative_keys) need(links.relative_keys, "links.relative_keys", "relative_keys");
   if (p.content_bias) need(links.content_biases, "links.content_biases", "content_bias");
   if (p.position_bias) need(links.position_biases, "links.position_biases", "position_bias");
+  if (is_random(p.normaliser.kind)) need(links.rng, "links.rng", "a random normaliser");
 }
 
 template <class Args>
@@ -57,7 +58,7 @@ void check_memory(const AttentionProblem& p, const AttentionArgs& args) {
 
 void check_memory(const AttentionProblem& p, const AttentionBackwardArgs& args) {
   check_operands(p, args);
-  need(args.lse, "lse");
+  if (by_softmax(p)) need(args.lse, "lse");
   need(args.dout, "dout");
   need(args.dq, "dq");
   need(args.dk, "dk");

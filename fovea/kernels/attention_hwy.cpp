@@ -480,7 +480,7 @@ template <auto kForward, auto kDistances, auto kRelative, auto kLanesOf>
 std::unique_ptr<KernelPlan<AttentionArgs>> plan_hwy(const AttentionProblem& problem) {
   check(problem, false);
   if (problem.dtype != DType::f32 && problem.dtype != DType::bf16) return nullptr;
-  if (reads_cache(problem)) return nullptr;
+  if (reads_cache(problem) || !by_softmax(problem)) return nullptr;
   if (problem.head_dim > 256 || problem.value_dim > 256) return nullptr;
   return std::make_unique<HwyForward>(problem, Target{kForward, kDistances, kRelative, kLanesOf});
 }

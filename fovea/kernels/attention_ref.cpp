@@ -1,10 +1,12 @@
 // The plain reference: loops as the formulas stand, sums in double, O(tk) memory for each worker.
 #include <algorithm>
 #include <cmath>
+#include <optional>
 #include <type_traits>
 
 #include "fovea/base/error.h"
 #include "fovea/kernels/attention_cache.h"
+#include "fovea/kernels/attention_normalise_ref.h"
 #include "fovea/kernels/attention_rows.h"
 #include "fovea/kernels/attention_seen.h"
 #include "fovea/kernels/convert.h"
@@ -155,8 +157,9 @@ class RefForward final : public KernelPlan<AttentionArgs> {
 
   explicit RefForward(const AttentionProblem& problem)
       : p_(problem), rotary_(problem), change_(p_, rotary_) {
-    worker_scratch_bytes =
-        static_cast<size_t>(p_.tk + 2 * (p_.head_dim + p_.value_dim)) * sizeof(double);
+    worker_scratch_bytes = static_cast<size_t>((by_softmax(p_) ? 1 : RefNormaliser::kRows) * p_.tk +
+                                               2 * (p_.head_dim + p_.value_dim)) *
+                           sizeof(double);
   }
 
   void run(const AttentionArgs& args, const KernelContext& context) const noexcept override {
@@ -181,10 +184,12 @@ class RefForward final : public KernelPlan<AttentionArgs> {
     if (h >= p_.heads_kept) return;
     const Links<T> links(p_, args.links, b, h, i);
     const double sink = sink_of<T>(p_, args.links, h);
-    double* score = scratch;
-    double* sum_v = scratch + p_.tk;
+    double* sum_v = scratch;
     double* q_row = sum_v + p_.value_dim;
     double* kv = q_row + p_.head_dim;  // a row of k or v
+    double* score = kv + p_.head_dim + p_.value_dim;
+    std::optional<RefNormaliser> other;
+    if (!by_softmax(p_)) other.emplace(p_, score);
     widen_row(q, p_.head_dim, q_row);
     change_.apply(q_row, first_query_position(p_) + i);
     const double scale = p_.scale * temperature_of<T>(p_, args.links, h);
@@ -201,20 +206,22 @@ class RefForward final : public KernelPlan<AttentionArgs> {
       nan = nan || std::isnan(score[j]);
     }
     if (max == -INFINITY && !nan) {
-      if (lse) *lse = -INFINITY;
+      if (lse && !other) *lse = -INFINITY;
       return;
     }
     std::fill_n(sum_v, p_.value_dim, 0.0);
-    double sum = std::exp(sink - max);
+    double sum = other ? 1 : std::exp(sink - max);
+    if (other) other->forward(args.links.rng, b, h, i, sink);
     for (int64_t j = 0; j < p_.tk; ++j) {
       if (!links.sees(j)) continue;
-      const double e = std::exp(score[j] - max);
+      const double e = other ? other->weight[j] : std::exp(score[j] - max);
+      if (other && e == 0) continue;
       read_row(v, type, b, j, g, p_.value_dim, kv);
-      sum += e;
+      if (!other) sum += e;
       for (int64_t d = 0; d < p_.value_dim; ++d) sum_v[d] += e * kv[d];
     }
     for (int64_t d = 0; d < p_.value_dim; ++d) out[d] = rounded<T>(sum_v[d] / sum);
-    if (lse) *lse = static_cast<Lse>(max + std::log(sum));
+    if (lse && !other) *lse = static_cast<Lse>(max + std::log(sum));
   }
 
   AttentionProblem p_;
@@ -224,6 +231,7 @@ class RefForward final : public KernelPlan<AttentionArgs> {
 
 // With P = exp(S - lse), dP = dO V^T and delta = rowsum(dO * O):
 //   dS = P * (dP - delta), dQ = scale dS K, dK = scale dS^T Q, dV = P^T dO.
+// Another normaliser makes P from S again, and dS from dP.
 template <class T>
 class RefBackward final : public KernelPlan<AttentionBackwardArgs> {
  public:
@@ -232,12 +240,14 @@ class RefBackward final : public KernelPlan<AttentionBackwardArgs> {
   explicit RefBackward(const AttentionProblem& problem)
       : p_(problem), rotary_(problem), change_(p_, rotary_) {
     worker_scratch_bytes =
-        static_cast<size_t>((2 * p_.tk + 3) * p_.head_dim + p_.tk * p_.value_dim) * sizeof(double);
+        static_cast<size_t>((2 * p_.tk + 3) * p_.head_dim + p_.tk * p_.value_dim +
+                            (by_softmax(p_) ? 0 : RefNormaliser::kRows * p_.tk)) *
+        sizeof(double);
   }
 
   void run(const AttentionBackwardArgs& wanted,
            const KernelContext& context) const noexcept override {
-    FOVEA_ASSERT(wanted.lse != nullptr);
+    FOVEA_ASSERT(wanted.lse != nullptr || !by_softmax(p_));
     const AttentionBackwardArgs args = named(p_, wanted);
     zero_shared(args);
     // What several heads add to is summed up by one task.
@@ -311,7 +321,9 @@ class RefBackward final : public KernelPlan<AttentionBackwardArgs> {
              const Rows& x) const {
     const T* out = row(static_cast<const T*>(args.out), p_.out, b, i, h);
     const T* dout = row(static_cast<const T*>(args.dout), p_.dout, b, i, h);
-    const double lse = number(static_cast<const Lse*>(args.lse)[(b * p_.heads + h) * p_.tq + i]);
+    const bool softmax = by_softmax(p_);
+    const double lse =
+        softmax ? number(static_cast<const Lse*>(args.lse)[(b * p_.heads + h) * p_.tq + i]) : 0;
     if (lse == -INFINITY) return;  // nothing is seen
     const double delta = dot(dout, out, p_.value_dim);
     widen_row(row(static_cast<const T*>(args.q), p_.q, b, i, h), p_.head_dim, x.given);
@@ -321,17 +333,38 @@ class RefBackward final : public KernelPlan<AttentionBackwardArgs> {
     double dtemperature = 0;
     const Relative<T> relative(p_, args.links, h);
     const Links<T> links(p_, args.links, b, h, i);
+    const auto score_of = [&](int64_t j, double& product, double& slope) {
+      product = p_.scale * relative.product(x.q, x.k + j * p_.head_dim, i, j);
+      return links.capped(temperature * product, slope) + links.added(j);
+    };
+    const auto dprob_of = [&](int64_t j) {
+      return dot(dout, row(static_cast<const T*>(args.v), p_.v, b, j, g), p_.value_dim);
+    };
+    std::optional<RefNormaliser> other;
+    if (!softmax) {
+      other.emplace(p_, x.dv + p_.tk * p_.value_dim);
+      for (int64_t j = 0; j < p_.tk; ++j) {
+        double product, slope;
+        other->dweight[j] = 0;
+        if (!links.sees(j)) continue;
+        other->score[j] = score_of(j, product, slope);
+        other->dweight[j] = dprob_of(j);
+      }
+      const double sink = sink_of<T>(p_, args.links, h);
+      other->forward(args.links.rng, b, h, i, sink);
+      const double dsink = other->backward(sink);
+      if (args.dsinks) static_cast<Lse*>(args.dsinks)[h] += static_cast<Lse>(dsink);
+    }
     Lse* dbias =
         args.dbias ? links_row(static_cast<Lse*>(args.dbias), p_.bias_plane, b, h, i) : nullptr;
     for (int64_t j = 0; j < p_.tk; ++j) {
       if (!links.sees(j)) continue;
       const double* k = x.k + j * p_.head_dim;
-      const T* v = row(static_cast<const T*>(args.v), p_.v, b, j, g);
-      double slope;
-      const double product = p_.scale * relative.product(x.q, k, i, j);
-      const double score = links.capped(temperature * product, slope) + links.added(j);
-      const double prob = std::exp(score - lse);
-      const double dscore = prob * (dot(dout, v, p_.value_dim) - delta);
+      double slope, product;
+      const double score = score_of(j, product, slope);
+      const double prob = other ? other->weight[j] : std::exp(score - lse);
+      const double dscore = other ? other->dweight[j] : prob * (dprob_of(j) - delta);
+      if (prob == 0 && dscore == 0) continue;
       if (dbias) dbias[j] += static_cast<Lse>(dscore);
       if (args.ddistance_bias)
         static_cast<Lse*>(args.ddistance_bias)[links.distance_at(j)] += static_cast<Lse>(dscore);
@@ -350,7 +383,7 @@ class RefBackward final : public KernelPlan<AttentionBackwardArgs> {
     if (args.dtemperatures)
       static_cast<Lse*>(args.dtemperatures)[h] += static_cast<Lse>(dtemperature);
     // The sink's value is 0, so that dP is.
-    if (args.dsinks)
+    if (args.dsinks && !other)
       static_cast<Lse*>(args.dsinks)[h] -=
           static_cast<Lse>(std::exp(sink_of<T>(p_, args.links, h) - lse) * delta);
   }

@@ -148,7 +148,7 @@ inline int64_t distance_row(const AttentionProblem& p) { return padded(p.tq + p.
 inline bool is_plain(const AttentionProblem& p) {
   return !has_gaps(p) && p.documents == 0 && !p.mask && p.block == 0 && !p.bias &&
          !p.distance_bias && !p.sink && p.soft_cap == 0 && !p.cosine && p.rotary == 0 &&
-         !p.temperature && !p.relative_keys;
+         !p.temperature && !p.relative_keys && by_softmax(p);
 }
 
 // Without gradients of what the problem does not have.

@@ -12,6 +12,7 @@
 #include "fovea/kernels/elementwise_chain.h"
 #include "fovea/kernels/kernel.h"
 #include "fovea/kernels/norm.h"
+#include "fovea/kernels/normalise.h"
 #include "fovea/kernels/reduce.h"
 #include "fovea/kernels/softmax.h"
 
@@ -33,6 +34,8 @@ void append_hwy(KernelList<SoftmaxProblem, SoftmaxArgs>& list);
 void append_hwy(KernelList<SoftmaxProblem, SoftmaxGradArgs>& list);
 void append_hwy(KernelList<NormProblem, NormArgs>& list);
 void append_hwy(KernelList<NormProblem, NormGradArgs>& list);
+void append_hwy(KernelList<NormaliseProblem, NormaliseArgs>& list);
+void append_hwy(KernelList<NormaliseProblem, NormaliseGradArgs>& list);
 void append_hwy(KernelList<CrossEntropyProblem, CrossEntropyArgs>& list);
 void append_hwy(KernelList<CrossEntropyProblem, CrossEntropyGradArgs>& list);
 

@@ -1,3 +1,4 @@
+#include "fovea/base/philox.h"
 #include "fovea/graph/op_attrs.h"
 #include "fovea/kernels/attention.h"
 #include "fovea/runtime/binding.h"
@@ -35,6 +36,10 @@ void add_links(const NodeProblem& n, const AttentionAttrs& a, AttentionProblem& 
   p.relative_keys = a.relative_keys;
   p.content_bias = a.content_bias;
   p.position_bias = a.position_bias;
+  p.normaliser = {.kind = a.normaliser,
+                  .top_k = a.top_k,
+                  .softmax_temperature = a.softmax_temperature,
+                  .stream = stream_id(a.noise_stream())};
   const auto dims = [&](AttentionLink link) {
     return n.input_dims(static_cast<size_t>(a.input(link)));
   };
@@ -66,7 +71,8 @@ class LinkInputs {
             .temperatures = at(AttentionLink::temperature, floats),
             .relative_keys = at(AttentionLink::relative_keys, floats),
             .content_biases = at(AttentionLink::content_bias, floats),
-            .position_biases = at(AttentionLink::position_bias, floats)};
+            .position_biases = at(AttentionLink::position_bias, floats),
+            .rng = at(AttentionLink::rng, numbers)};
   }
 
  private:

@@ -100,6 +100,7 @@ BindingGroup index_bindings();
 BindingGroup linear_attention_bindings();
 BindingGroup loss_bindings();
 BindingGroup norm_bindings();
+BindingGroup normaliser_bindings();
 BindingGroup optimiser_bindings();
 BindingGroup pair_attention_bindings();
 BindingGroup product_bindings();
