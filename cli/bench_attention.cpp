@@ -13,6 +13,7 @@
 #include "fovea/base/error.h"
 #include "fovea/base/philox.h"
 #include "fovea/base/text.h"
+#include "fovea/base/visit.h"
 #include "fovea/formats/safetensors.h"
 #include "fovea/kernels/attention.h"
 
@@ -22,6 +23,8 @@ namespace {
 
 constexpr int64_t kBlock = 64;   // tokens, of which live ones are counted
 constexpr int64_t kReach = 128;  // of a window, to each side
+constexpr int64_t kTopK = 32;
+constexpr int32_t kRng[3] = {1, 2, 0};
 
 // Which links there are.
 enum class Links { all, causal, window, blocks };
@@ -34,6 +37,7 @@ struct Sizes {
   int64_t batch, heads, tokens, dim;
   bool backward = false;
   Links links = Links::all;
+  Normaliser normaliser = Normaliser::softmax;
 
   int64_t elements() const { return batch * heads * tokens * dim; }
   int64_t blocks() const { return (tokens + kBlock - 1) / kBlock; }
@@ -47,7 +51,8 @@ struct Sizes {
     return true;
   }
   // Products of the scores and of the values; backward computes the scores again and has four
-  // products of its own. Of a causal mask half the links count, else those of live blocks.
+  // products of its own. Of a causal mask half the links count, else those of live blocks; all of
+  // them whatever the normaliser leaves out.
   int64_t flops() const {
     const int64_t all = (backward ? 10 : 4) * elements() * tokens;
     if (links == Links::all) return all;
@@ -59,8 +64,12 @@ struct Sizes {
                                 static_cast<double>(blocks() * blocks()));
   }
   std::string name() const {
-    return fmt::format("attention {} B{} H{} N{} D{}{} f32", backward ? "backward" : "forward",
-                       batch, heads, tokens, dim, text_of(links));
+    const std::string by = normaliser == Normaliser::softmax ? ""
+                           : normaliser == Normaliser::top_k
+                               ? fmt::format(" top_k {}", kTopK)
+                               : fmt::format(" {}", enum_name(normaliser));
+    return fmt::format("attention {} B{} H{} N{} D{}{}{} f32", backward ? "backward" : "forward",
+                       batch, heads, tokens, dim, text_of(links), by);
   }
 };
 
@@ -73,6 +82,8 @@ AttentionProblem problem_of(const Sizes& s) {
   p.scale = 1 / std::sqrt(static_cast<double>(s.dim));
   p.want_lse = s.backward;
   p.causal = s.links == Links::causal;
+  p.normaliser.kind = s.normaliser;
+  if (s.normaliser == Normaliser::top_k) p.normaliser.top_k = kTopK;
   if (s.links == Links::window) p.window_left = p.window_right = kReach;
   if (s.links == Links::blocks) {
     p.block = kBlock;
@@ -166,7 +177,7 @@ class OwnAttention : public Competitor {
                    .v = v_.data(),
                    .out = out_.data(),
                    .lse = sizes_.backward ? lse_.data() : nullptr,
-                   .links = {.blocks = blocks_.data()}},
+                   .links = {.blocks = blocks_.data(), .rng = kRng}},
                   forward_scratch_->context);
   }
 
@@ -180,7 +191,7 @@ class OwnAttention : public Competitor {
                     .dq = dq_.data(),
                     .dk = dk_.data(),
                     .dv = dv_.data(),
-                    .links = {.blocks = blocks_.data()}},
+                    .links = {.blocks = blocks_.data(), .rng = kRng}},
                    backward_scratch_->context);
   }
 
@@ -216,7 +227,7 @@ BenchCase case_of(const Sizes& sizes, const std::string& kernel) {
   };
   c.setup = [=](std::string_view rival) -> std::string {
     // ONNX Runtime has no backward, and rivals compute all links.
-    if (sizes.links != Links::all) return {};
+    if (sizes.links != Links::all || sizes.normaliser != Normaliser::softmax) return {};
     if (sizes.backward && rival != "libtorch") return {};
     return fmt::format("setup {} dtype=f32 tensors=tensors.safetensors heads={}",
                        sizes.backward ? "attention_backward" : "attention", sizes.heads);
@@ -241,6 +252,11 @@ std::vector<BenchCase> attention_cases(const std::string& kernel) {
         Sizes{1, 8, 4096, 64, false, Links::blocks}, Sizes{1, 8, 4096, 64, true, Links::blocks}})
     if (supported(s, kernel)) cases.push_back(case_of(s, kernel));
   for (BenchCase& c : low_precision_cases(kernel)) cases.push_back(std::move(c));
+  for (const bool backward : {false, true})
+    for (Normaliser n : {Normaliser::top_k, Normaliser::sparsemax, Normaliser::entmax15,
+                         Normaliser::hard, Normaliser::gumbel, Normaliser::gumbel_hard})
+      if (const Sizes s{1, 8, 2048, 64, backward, Links::all, n}; supported(s, kernel))
+        cases.push_back(case_of(s, kernel));
   auto others = score_cases(kernel);
   std::move(others.begin(), others.end(), std::back_inserter(cases));
   for (BenchCase& c : decode_cases(kernel)) cases.push_back(std::move(c));

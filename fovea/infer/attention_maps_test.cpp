@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 
@@ -87,7 +88,14 @@ bool has_op(const Graph& graph, std::string_view op) {
 }
 
 const AttentionOptions kForms[] = {
-    {}, {.kv_heads = 2}, {.causal = true}, {.window_left = 1, .window_right = 2}};
+    {},
+    {.kv_heads = 2},
+    {.causal = true},
+    {.window_left = 1, .window_right = 2},
+    {.normaliser = Normaliser::top_k, .top_k = 2},
+    {.normaliser = Normaliser::sparsemax},
+    {.kv_heads = 2, .causal = true, .normaliser = Normaliser::entmax15},
+    {.normaliser = Normaliser::hard}};
 
 TEST(AttentionMaps, TheModelAnswersAsItDoesWithTheFusedKernel) {
   for (const AttentionOptions& form : kForms) {
@@ -101,6 +109,30 @@ TEST(AttentionMaps, TheModelAnswersAsItDoesWithTheFusedKernel) {
     ASSERT_EQ(maps.probabilities.size(), expected.size());
     for (size_t i = 0; i < expected.size(); ++i)
       EXPECT_NEAR(maps.probabilities[i], expected[i], 1e-5);
+  }
+}
+
+TEST(AttentionMaps, ShowTheWeightsOfTheNormaliserAndNotThoseOfASoftmax) {
+  const auto weights = [](const AttentionOptions& form) {
+    return maps_of(small_model(form), 1).nodes[0].probabilities;
+  };
+  const auto positive = [](const std::vector<float>& p) {
+    return std::count_if(p.begin(), p.end(), [](float x) { return x > 0; });
+  };
+  const int64_t rows = 4 * kTokens;
+  EXPECT_EQ(positive(weights({})), rows * kTokens);
+  EXPECT_EQ(positive(weights({.normaliser = Normaliser::top_k, .top_k = 2})), rows * 2);
+  EXPECT_EQ(positive(weights({.normaliser = Normaliser::hard})), rows);
+  for (float p : weights({.normaliser = Normaliser::hard})) EXPECT_TRUE(p == 0 || p == 1);
+  EXPECT_LT(positive(weights({.normaliser = Normaliser::sparsemax})), rows * kTokens);
+  // With a sink the two keys that are kept share what it leaves.
+  const auto with_sink = weights({.sink = true, .normaliser = Normaliser::top_k, .top_k = 2});
+  EXPECT_EQ(positive(with_sink), rows * 2);
+  for (int64_t r = 0; r < rows; ++r) {
+    double sum = 0;
+    for (int64_t j = 0; j < kTokens; ++j)
+      sum += static_cast<double>(with_sink[static_cast<size_t>(r * kTokens + j)]);
+    EXPECT_LT(sum, 0.99999);
   }
 }
 

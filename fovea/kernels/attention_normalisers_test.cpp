@@ -3,6 +3,7 @@
 #include <numeric>
 
 #include "fovea/base/test_errors.h"
+#include "fovea/base/visit.h"
 #include "fovea/kernels/attention_call.h"
 #include "fovea/kernels/attention_random_test.h"
 #include "fovea/kernels/normaliser_row.h"
@@ -44,11 +45,25 @@ AttentionProblem random_normalised(Dice& dice, int64_t most_tokens) {
   if (has_temperature(o.kind) && dice.one_in(2)) o.softmax_temperature = 0.6;
   o.stream = is_random(o.kind) ? 99 : 0;
   if (o.kind != Normaliser::top_k) p.sink = false;
+  if (dice.one_in(4)) p.rotary = 2 * dice.of(1, p.head_dim / 2);
+  p.temperature = dice.one_in(4);
+  if (dice.one_in(4)) {
+    p.cosine = true;
+    p.scale = 2;
+  }
   return p;
 }
+template <class T>
+void randomise(Dice& dice, const AttentionProblem& p, uint64_t seed, Arrays<T>& a) {
+  a.randomise(seed);
+  attention_test::randomise_links(dice, p, a);
+  for (int64_t h = 0; p.temperature && h < p.heads; ++h) a.temperatures.push_back(dice.normal());
+  a.dtemperatures = a.temperatures;
+}
 std::string text_of(const AttentionProblem& p) {
-  return std::string(enum_names(p.normaliser.kind)[static_cast<size_t>(p.normaliser.kind)]) + " " +
-         std::to_string(p.normaliser.top_k) + attention_test::text_of(p);
+  return std::string(enum_name(p.normaliser.kind)) + " " + std::to_string(p.normaliser.top_k) +
+         attention_test::text_of(p) + " rotary " + std::to_string(p.rotary) +
+         (p.cosine ? " cosine" : "") + (p.temperature ? " temperature" : "");
 }
 
 // How far the scores of a row are from a place where another key is kept, or leaves the support.
@@ -124,8 +139,7 @@ void expect_kernels_match(uint64_t seed, double tolerance, double gradient_toler
   Dice dice(seed);
   AttentionProblem p = random_normalised(dice, 200);
   Arrays<T> a(p);
-  a.randomise(seed);
-  attention_test::randomise_links(dice, p, a);
+  randomise(dice, p, seed, a);
   AttentionProblem in_double = p;
   in_double.dtype = DType::f64;
   p.dtype = kType;
@@ -158,6 +172,8 @@ void expect_kernels_match(uint64_t seed, double tolerance, double gradient_toler
     expect_near(got.dbias, want.dbias, gradient_tolerance, what + " dbias", 1);
     expect_near(got.ddistances, want.ddistances, gradient_tolerance, what + " ddistances", 1);
     expect_near(got.dsinks, want.dsinks, gradient_tolerance, what + " dsinks", 1);
+    expect_near(got.dtemperatures, want.dtemperatures, gradient_tolerance, what + " dtemperatures",
+                10);
   }
 }
 
@@ -177,8 +193,7 @@ TEST(AttentionNormalisers, TheReferencesGradientsMatchFiniteDifferences) {
     AttentionProblem p = random_normalised(dice, 9);
     p.dtype = DType::f64;
     Arrays<double> a(p);
-    a.randomise(seed);
-    attention_test::randomise_links(dice, p, a);
+    randomise(dice, p, seed, a);
     for (double& x : a.bias) x = std::isinf(x) ? -3 : x;
     clear_rows(p, p.dout, near_ties(p, a), a.dout);
     if (is_hard(p.normaliser.kind)) continue;  // does not move with the scores
@@ -191,8 +206,13 @@ TEST(AttentionNormalisers, TheReferencesGradientsMatchFiniteDifferences) {
       return std::inner_product(moved.out.begin(), moved.out.end(), a.dout.begin(), 0.0);
     };
     const std::pair<std::vector<double>*, std::vector<double>*> pairs[] = {
-        {&a.q, &a.dq},       {&a.k, &a.dk},         {&a.v, &a.dv},
-        {&a.bias, &a.dbias}, {&a.sinks, &a.dsinks}, {&a.distances, &a.ddistances}};
+        {&a.q, &a.dq},
+        {&a.k, &a.dk},
+        {&a.v, &a.dv},
+        {&a.bias, &a.dbias},
+        {&a.sinks, &a.dsinks},
+        {&a.distances, &a.ddistances},
+        {&a.temperatures, &a.dtemperatures}};
     for (const auto& [values, gradient] : pairs) {
       for (size_t n = 0; n < values->size(); n += 1 + values->size() / 12) {
         constexpr double kStep = 1e-5;
@@ -244,8 +264,7 @@ TEST(AttentionNormalisers, TheBitsAreTheSameForAnyNumberOfThreads) {
     Dice dice(seed);
     const AttentionProblem p = random_normalised(dice, 150);
     Arrays<float> a(p);
-    a.randomise(seed);
-    attention_test::randomise_links(dice, p, a);
+    randomise(dice, p, seed, a);
     for (const AttentionKernel& kernel : attention_kernels()) {
       const auto forward = kernel.plan(p);
       const auto backward = plan_backward(kernel.name, p);
@@ -264,7 +283,7 @@ TEST(AttentionNormalisers, TheBitsAreTheSameForAnyNumberOfThreads) {
       EXPECT_TRUE(same(one.out, three.out)) << seed;
       EXPECT_TRUE(same(one.dq, three.dq) && same(one.dk, three.dk) && same(one.dv, three.dv));
       EXPECT_TRUE(same(one.dbias, three.dbias) && same(one.ddistances, three.ddistances) &&
-                  same(one.dsinks, three.dsinks));
+                  same(one.dsinks, three.dsinks) && same(one.dtemperatures, three.dtemperatures));
     }
   }
 }

@@ -36,6 +36,9 @@ void check_score(const AttentionOptions& o) {
   refuse("temperature", o.temperature);
   refuse("rotary", o.rotary != 0);
   refuse("relative_keys", o.relative_keys);
+  refuse("normaliser", o.normaliser != Normaliser::softmax);
+  refuse("top_k", o.top_k != 0);
+  refuse("softmax_temperature", o.softmax_temperature != 1);
   refuse("distance_bias", o.distance_bias != DistanceBias::none);
   if (o.score != AttentionScore::linear) return;
   refuse("window_left", o.window_left >= 0);
@@ -51,6 +54,11 @@ void check(const AttentionOptions& o, int64_t heads) {
     if (value < -1)
       wrong(fmt::format("{}: expected a number of tokens, or -1 for no limit, got {}", key, value));
   check_score(o);
+  if (is_random(o.normaliser))
+    wrong(
+        fmt::format("normaliser: \"{}\" draws noise, which predictions would, too; expected one "
+                    "that does not (softmax, top_k, sparsemax, entmax15, hard)",
+                    enum_names(o.normaliser)[static_cast<size_t>(o.normaliser)]));
   if (o.distance_bias != DistanceBias::buckets) return;
   if (o.buckets < 4 || o.buckets > 4096 || o.buckets % 4 != 0)
     wrong(fmt::format("buckets: expected a multiple of 4 up to 4096, got {}", o.buckets));
@@ -115,6 +123,9 @@ Value dot_attention(Graph& g, Value q, Value k, Value v, int64_t heads, const At
                          .global_tokens = o.global_tokens,
                          .prefix = o.prefix,
                          .soft_cap = o.soft_cap,
+                         .normaliser = o.normaliser,
+                         .top_k = o.top_k,
+                         .softmax_temperature = o.softmax_temperature,
                          .cosine = o.cosine,
                          .rotary = o.rotary,
                          .rotary_base = o.rotary_base,

@@ -5,6 +5,7 @@
 #include <span>
 #include <string_view>
 
+#include "fovea/base/normaliser.h"
 #include "fovea/base/rotary.h"
 #include "fovea/graph/graph.h"
 
@@ -52,6 +53,9 @@ struct AttentionOptions {
   // A key for each distance, a learned map of sinusoids, and two learned biases of the queries (Dai
   // et al. 2019, Transformer-XL, section 3.3).
   bool relative_keys = false;
+  Normaliser normaliser = Normaliser::softmax;  // those that draw no noise
+  int64_t top_k = 0;                            // of the normaliser top_k: keys of each query
+  double softmax_temperature = 1;               // of the normaliser hard
   DistanceBias distance_bias = DistanceBias::none;
   int64_t buckets = 32;           // of distance_bias = "buckets"
   int64_t bucket_distance = 128;  // from here on all distances share the last bucket
@@ -74,6 +78,9 @@ struct AttentionOptions {
     v("rotary_base", rotary_base);
     v("rotary_layout", rotary_layout);
     v("relative_keys", relative_keys);
+    v("normaliser", normaliser);
+    v("top_k", top_k);
+    v("softmax_temperature", softmax_temperature);
     v("distance_bias", distance_bias);
     v("buckets", buckets);
     v("bucket_distance", bucket_distance);

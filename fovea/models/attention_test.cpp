@@ -102,6 +102,14 @@ TEST(SelfAttention, OptionsThatDoNotGoTogetherAreErrorsThatNameBoth) {
           {.score = AttentionScore::subtraction, .distance_bias = DistanceBias::alibi});
   refused("window_left: score=\"linear\" does not",
           {.score = AttentionScore::linear, .window_left = 3});
+  refused("normaliser: score=\"linear\" does not",
+          {.score = AttentionScore::linear, .normaliser = Normaliser::sparsemax});
+  refused("expected top_k between 1 and 2^31 - 1 with normaliser=top_k, got top_k=0",
+          {.normaliser = Normaliser::top_k});
+  refused("expected no top_k with normaliser=softmax, got top_k=8", {.top_k = 8});
+  refused("expected no sink with normaliser=entmax15",
+          {.sink = true, .normaliser = Normaliser::entmax15});
+  refused("normaliser: \"gumbel\" draws noise", {.normaliser = Normaliser::gumbel});
   refused("buckets: expected a multiple of 4",
           {.distance_bias = DistanceBias::buckets, .buckets = 6});
   refused("bucket_distance: expected buckets=32 to",
