@@ -47,6 +47,8 @@ struct Scratch {
 
 // bf16 and 8 bits at length.
 std::vector<BenchCase> low_precision_cases(const std::string& kernel);
+// Attention with dropout, statistics or a learned span, beside attention without.
+std::vector<BenchCase> attention_extra_cases(const std::string& kernel);
 // Few queries against a long cache.
 std::vector<BenchCase> decode_cases(const std::string& kernel);
 

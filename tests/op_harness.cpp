@@ -237,9 +237,10 @@ void expect_close(const std::vector<Numbers>& got, const std::vector<Numbers>& e
 const std::vector<OpRow>& all_rows() {
   static const std::vector<OpRow> rows = [] {
     std::vector<OpRow> all;
-    for (auto family : {attention_link_rows, attention_normaliser_rows, attention_row_rows,
-                        attention_rows, conv_rows, elementwise_rows, index_rows, norm_rows,
-                        normalise_rows, optimiser_rows, product_rows, score_rows, shape_rows}) {
+    for (auto family :
+         {attention_extra_rows, attention_link_rows, attention_normaliser_rows, attention_row_rows,
+          attention_rows, conv_rows, elementwise_rows, index_rows, norm_rows, normalise_rows,
+          optimiser_rows, product_rows, score_rows, shape_rows}) {
       auto some = family();
       std::move(some.begin(), some.end(), std::back_inserter(all));
     }

@@ -47,6 +47,7 @@ struct OpRow {
   std::function<std::vector<Numbers>(const NumbersByName&)> expected = {};
 };
 
+std::vector<OpRow> attention_extra_rows();
 std::vector<OpRow> attention_link_rows();
 std::vector<OpRow> attention_normaliser_rows();
 std::vector<OpRow> attention_row_rows();

@@ -35,18 +35,29 @@ Value by_groups(Graph& g, Value v, const AttentionAttrs& a) {
       {s[0], each ? Size(a.kv()) : Size(1), each ? Size(a.heads / a.kv()) : Size(1), s[2], s[3]});
 }
 
-// bool [Tq,Tk]: the links that positions leave; empty when all.
-Value by_position(Graph& g, const AttentionAttrs& a, const Size& tq, const Size& tk) {
-  const bool windowed = a.window_left >= 0 || a.window_right >= 0;
-  if (!a.causal && !windowed) return {};
-  const Value key = ops::iota(g, DType::i32, {1, tk}, 1);
+// Positions of queries, i32 [Tq,1].
+Value query_positions(Graph& g, const AttentionAttrs& a, const Size& tq, Value key) {
   Value query = ops::iota(g, DType::i32, {tq, 1}, 0);
   if (!a.upper_left) {
     // i + Tk - Tq, from the last of each, since the sizes may be unknown.
     query = ops::sub(g, query, g.add("reduce_max", {query}, ReduceAttrs{{0}, true}));
     query = ops::add(g, query, g.add("reduce_max", {key}, ReduceAttrs{{1}, true}));
   }
-  const Value ahead = ops::sub(g, key, query);  // how far the key stands to the right of the query
+  return query;
+}
+// i32 [Tq,Tk]: how far the key stands to the right of the query.
+Value keys_ahead(Graph& g, const AttentionAttrs& a, const Size& tq, const Size& tk) {
+  const Value key = ops::iota(g, DType::i32, {1, tk}, 1);
+  return ops::sub(g, key, query_positions(g, a, tq, key));
+}
+
+// bool [Tq,Tk]: the links that positions leave; empty when all.
+Value by_position(Graph& g, const AttentionAttrs& a, const Size& tq, const Size& tk) {
+  const bool windowed = a.window_left >= 0 || a.window_right >= 0;
+  if (!a.causal && !windowed) return {};
+  const Value key = ops::iota(g, DType::i32, {1, tk}, 1);
+  const Value query = query_positions(g, a, tq, key);
+  const Value ahead = ops::sub(g, key, query);
   const int64_t right = a.causal ? 0 : a.window_right;
   Value seen;
   if (right >= 0) seen = at_most(g, ahead, whole(g, right));
@@ -67,6 +78,15 @@ Value by_position(Graph& g, const AttentionAttrs& a, const Size& tq, const Size&
   }
   if (a.prefix > 0) seen = either(g, seen, below(g, key, whole(g, a.prefix)));
   return seen;
+}
+
+// [1,Hkv,G,Tq,Tk]: z + R - |p - j| for the span z of each head and its ramp R.
+Value span_left(Graph& g, Value span, const AttentionAttrs& a, const Size& tq, const Size& tk) {
+  const DType dtype = g.type(span).dtype;
+  const Value distance =
+      ops::cast(g, ops::unary(g, "abs", ops::cast(g, keys_ahead(g, a, tq, tk), DType::f32)), dtype);
+  const Value ends = ops::add(g, span, ops::constant(g, a.span_ramp, dtype));
+  return ops::sub(g, ops::reshape(g, ends, {1, a.kv(), a.heads / a.kv(), 1, 1}), distance);
 }
 
 // bool [B,1,1,Tq,Tk]: the links within a document.
@@ -143,12 +163,26 @@ void check(const InferContext& c, const AttentionAttrs& a, const Size& batch, co
   c.expect(a.soft_cap >= 0 && std::isfinite(a.soft_cap),
            fmt::format("expected a soft_cap={} of at least 0", a.soft_cap));
   if (const auto fault = fault_of(a.normaliser, a.top_k, a.softmax_temperature)) c.fail(*fault);
-  c.expect(!a.sink || a.normaliser == Normaliser::softmax || a.normaliser == Normaliser::top_k,
+  const bool softmax = a.normaliser == Normaliser::softmax;
+  c.expect(!a.sink || softmax || a.normaliser == Normaliser::top_k,
            fmt::format("expected no sink with normaliser={}", enum_name(a.normaliser)));
-  c.expect(is_random(a.normaliser) == !a.stream.empty(),
-           fmt::format("expected the name of a random stream with a random normaliser, and only "
-                       "there, got normaliser={} and stream='{}'",
-                       enum_name(a.normaliser), a.stream));
+  c.expect(a.top_links >= 0 && a.top_links <= 1024,
+           fmt::format("expected top_links={} between 0 and 1024", a.top_links));
+  c.expect(softmax || (!a.entropy && !a.mass && a.top_links == 0),
+           fmt::format("expected no entropy, mass or top_links with normaliser={}",
+                       enum_name(a.normaliser)));
+  c.expect(a.span == (a.span_ramp != 0) && a.span_ramp >= 0 && std::isfinite(a.span_ramp),
+           fmt::format("expected the input span with a span_ramp above 0, and only there, got "
+                       "span={} and span_ramp={}",
+                       a.span, a.span_ramp));
+  c.expect(a.dropout >= 0 && a.dropout < 1,
+           fmt::format("expected dropout={} from 0 up to, not including, 1", a.dropout));
+  c.expect(a.dropout == 0 || softmax, fmt::format("expected no dropout={} with normaliser={}",
+                                                  a.dropout, enum_name(a.normaliser)));
+  c.expect(a.is_random() == !a.stream.empty(),
+           fmt::format("expected the name of a random stream with dropout or a random normaliser, "
+                       "and only there, got dropout={}, normaliser={} and stream='{}'",
+                       a.dropout, enum_name(a.normaliser), a.stream));
   const auto expect = [&](AttentionLink link, std::string_view name, const ValueType& wanted) {
     const int at = a.input(link);
     if (at < 0) return;
@@ -174,6 +208,7 @@ void check(const InferContext& c, const AttentionAttrs& a, const Size& batch, co
   expect(AttentionLink::sink, "sink", {floating, {a.heads}});
   expect(AttentionLink::temperature, "temperature", {floating, {a.heads}});
   expect(AttentionLink::rng, "rng", {DType::i32, {3}});
+  expect(AttentionLink::span, "span", {floating, {a.heads}});
 }
 
 Value scores(Graph& g, Value s, std::span<const Value> in, const AttentionAttrs& a, const Size& tq,
@@ -185,6 +220,17 @@ Value scores(Graph& g, Value s, std::span<const Value> in, const AttentionAttrs&
   if (const Value table = input_of(in, a, AttentionLink::distance_bias))
     s = ops::add(g, s, by_distance(g, table, a, tq, tk));
   Value seen = by_position(g, a, tq, tk);
+  if (const Value span = input_of(in, a, AttentionLink::span)) {
+    const Value left = span_left(g, span, a, tq, tk);
+    const Value ramp = ops::constant(g, a.span_ramp, g.type(s).dtype);
+    const Value zero = ops::constant(g, 0, g.type(s).dtype);
+    const Value one = ops::constant(g, 1, g.type(s).dtype);
+    const Value there = ops::binary(g, "greater", left, zero);
+    const Value fades = both(g, there, below(g, left, ramp));
+    const Value share = ops::select(g, fades, ops::scaled(g, left, 1 / a.span_ramp), one);
+    s = ops::add(g, s, ops::unary(g, "log", share));
+    seen = both(g, seen, there);
+  }
   if (const Value lengths = input_of(in, a, AttentionLink::lengths)) {
     const Value length = ops::reshape(g, lengths, {g.shape(lengths)[0], 1, 1, 1, 1});
     seen = both(g, seen, below(g, ops::iota(g, DType::i32, {1, 1, 1, 1, tk}, 4), length));
@@ -227,11 +273,18 @@ Value weights(Graph& g, Value s, std::span<const Value> in, const AttentionAttrs
   return a.sink ? ops::slice(g, p, 4, 0, keys) : p;
 }
 
+Value dropped(Graph& g, Value probabilities, std::span<const Value> in, const AttentionAttrs& a) {
+  if (a.dropout == 0) return probabilities;
+  const Value rng = input_of(in, a, AttentionLink::rng);
+  return g.add("dropout", {probabilities, rng}, DropoutAttrs{a.dropout, a.stream});
+}
+
 std::vector<size_t> differentiable(const AttentionAttrs& a) {
   std::vector<size_t> places;
-  for (AttentionLink link : {AttentionLink::bias, AttentionLink::distance_bias, AttentionLink::sink,
-                             AttentionLink::temperature, AttentionLink::relative_keys,
-                             AttentionLink::content_bias, AttentionLink::position_bias})
+  for (AttentionLink link :
+       {AttentionLink::bias, AttentionLink::distance_bias, AttentionLink::sink,
+        AttentionLink::temperature, AttentionLink::relative_keys, AttentionLink::content_bias,
+        AttentionLink::position_bias, AttentionLink::span})
     if (const int at = a.input(link); at >= 0) places.push_back(static_cast<size_t>(at));
   return places;
 }

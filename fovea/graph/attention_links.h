@@ -26,9 +26,12 @@ Value with_sink(Graph& g, Value scores, std::span<const Value> in, const Attenti
 
 // What the normaliser makes of scores [B,Hkv,G,Tq,Tk].
 Value weights(Graph& g, Value scores, std::span<const Value> in, const AttentionAttrs& a);
+// What dropout leaves of [B,Hkv,G,Tq,Tk]: the op has the bits that the kernels of attention have,
+// since these count links as it counts elements.
+Value dropped(Graph& g, Value probabilities, std::span<const Value> in, const AttentionAttrs& a);
 
 // Those inputs that have gradients, by their places among all inputs: bias, distance_bias, sink,
-// temperature, relative_keys, content_bias, position_bias.
+// temperature, relative_keys, content_bias, position_bias, span.
 std::vector<size_t> differentiable(const AttentionAttrs& a);
 
 }  // namespace fovea::attention_links

@@ -242,7 +242,8 @@ enum class AttentionLink {
   relative_keys,  // f32 [Hkv,Tq+Tk-1,D]: queries meet element j - i + Tq - 1 beside key j
   content_bias,   // f32 [H,D]: added to the queries that meet keys,
   position_bias,  // f32 [H,D]: and to those that meet relative keys
-  rng,            // i32 [3], as dropout's; of the random normalisers
+  rng,            // i32 [3], as dropout's; with dropout or a random normaliser
+  span,           // f32 [H]: how far each head sees, before its ramp
 };
 
 // Which links there are: kernels/attention.h has the whole rule.
@@ -262,8 +263,7 @@ struct AttentionAttrs {
   Normaliser normaliser = Normaliser::softmax;
   int64_t top_k = 0;               // of the normaliser top_k: keys of each query
   double softmax_temperature = 1;  // of the normalisers hard, gumbel and gumbel_hard
-  std::string stream = {};  // names the random stream; ops::attention takes the name of the node
-  bool lengths = false;     // inputs: see AttentionLink
+  bool lengths = false;            // inputs: see AttentionLink
   bool documents = false;
   bool mask = false;
   int64_t block = 0;  // tokens in a block of the input `blocks`, a multiple of 16; 0: no blocks
@@ -279,9 +279,22 @@ struct AttentionAttrs {
   bool relative_keys = false;
   bool content_bias = false;  // both only with relative_keys
   bool position_bias = false;
+  bool span = false;
+  double span_ramp = 0;  // of the input span: tokens over which a link fades away
+  double dropout = 0;    // share of the probabilities that become 0
+  // Names the random stream of dropout or of a random normaliser; ops::attention takes the name of
+  // the node.
+  std::string stream = {};
   bool link_gradients = false;  // attention_grad: also those of the inputs that have gradients
   bool lse = false;             // give the log-sum-exp of each query as well, [B,H,Tq]
-  bool packed = false;          // one input [B,T,(H+2Hkv)*D]: the heads of q, then of k, then of v
+  // Further results behind it, in this order: the entropy of each query [B,H,Tq], in nats; what
+  // each key receives, the sum over queries of its probabilities [B,H,Tk]; and the strongest links
+  // of each query, keys i32 [B,H,Tq,top_links] and their probabilities. Of the probabilities before
+  // dropout; kernels/attention.h has the rest.
+  bool entropy = false;
+  bool mass = false;
+  int64_t top_links = 0;
+  bool packed = false;  // one input [B,T,(H+2Hkv)*D]: the heads of q, then of k, then of v
   TypeChoice compute = TypeChoice::same;  // what mixed_precision makes of the products
   template <class V>
   void visit(V& v) {
@@ -300,7 +313,6 @@ struct AttentionAttrs {
     v("normaliser", normaliser);
     v("top_k", top_k);
     v("softmax_temperature", softmax_temperature);
-    v("stream", stream);
     v("lengths", lengths);
     v("documents", documents);
     v("mask", mask);
@@ -317,8 +329,15 @@ struct AttentionAttrs {
     v("relative_keys", relative_keys);
     v("content_bias", content_bias);
     v("position_bias", position_bias);
+    v("span", span);
+    v("span_ramp", span_ramp);
+    v("dropout", dropout);
+    v("stream", stream);
     v("link_gradients", link_gradients);
     v("lse", lse);
+    v("entropy", entropy);
+    v("mass", mass);
+    v("top_links", top_links);
     v("packed", packed);
     v("compute", compute);
   }
@@ -328,19 +347,27 @@ struct AttentionAttrs {
     if (scale != 0) return scale;
     return cosine ? 1 : 1 / std::sqrt(static_cast<double>(head_size));
   }
+  // Whether numbers are drawn: by dropout or by a random normaliser.
+  bool is_random() const { return dropout > 0 || fovea::is_random(normaliser); }
   // Of a random normaliser: its own numbers, whatever else draws from the stream.
   std::string noise_stream() const { return stream.empty() ? "" : stream + ".noise"; }
+  // Which results these are, where there are any.
+  int32_t lse_output() const { return 1; }
+  int32_t entropy_output() const { return 1 + lse; }
+  int32_t mass_output() const { return entropy_output() + entropy; }
+  int32_t top_keys_output() const { return mass_output() + mass; }
+  int32_t top_probabilities_output() const { return top_keys_output() + 1; }
   // Inputs that hold q, k and v, and those behind them.
   size_t operands() const { return packed ? 1 : 3; }
   size_t links() const {
     return size_t{lengths} + documents + mask + (block > 0) + bias + distance_bias + sink +
-           temperature + relative_keys + content_bias + position_bias + is_random(normaliser);
+           temperature + relative_keys + content_bias + position_bias + is_random() + span;
   }
   // Which input this is, or -1.
   int input(AttentionLink link) const {
-    const bool has[] = {lengths,       documents,     mask,          block > 0,
-                        bias,          distance_bias, sink,          temperature,
-                        relative_keys, content_bias,  position_bias, is_random(normaliser)};
+    const bool has[] = {lengths,       documents,   mask,        block > 0,     bias,
+                        distance_bias, sink,        temperature, relative_keys, content_bias,
+                        position_bias, is_random(), span};
     const auto which = static_cast<size_t>(link);
     if (!has[which]) return -1;
     size_t at = operands();

@@ -212,11 +212,13 @@ Value attention(Graph& g, Value q, Value k, Value v, AttentionAttrs attrs,
   attrs.relative_keys = add(links.relative_keys);
   attrs.content_bias = add(links.content_bias);
   attrs.position_bias = add(links.position_bias);
-  if (add(links.rng) != is_random(attrs.normaliser))
+  if (add(links.rng) != attrs.is_random())
     throw Error{ErrorCode::invalid_argument,
-                fmt::format("[attention] expected the input rng and a random normaliser together, "
-                            "got normaliser={} and {}",
-                            enum_name(attrs.normaliser), links.rng ? "the input" : "no input")};
+                fmt::format("[attention] expected the input rng together with dropout or a random "
+                            "normaliser, got dropout={}, normaliser={} and {}",
+                            attrs.dropout, enum_name(attrs.normaliser),
+                            links.rng ? "the input" : "no input")};
+  attrs.span = add(links.span);
   if (links.rng && attrs.stream.empty())
     attrs.stream = g.name_of_next(name.empty() ? "attention" : name);
   return g.add("attention", std::move(inputs), attrs, name);

@@ -69,9 +69,11 @@ struct AttentionLinkValues {
   Value blocks = {};  // with attrs.block
   Value bias = {}, distance_bias = {}, sink = {}, temperature = {};
   Value relative_keys = {}, content_bias = {}, position_bias = {};
-  Value rng = {};  // with a random normaliser
+  Value rng = {};   // with attrs.dropout or a random normaliser
+  Value span = {};  // with attrs.span_ramp
 };
-// q [B,Tq,H*D], k [B,Tk,Hkv*D], v [B,Tk,Hkv*Dv] -> [B,Tq,H*Dv] (Vaswani et al. 2017).
+// q [B,Tq,H*D], k [B,Tk,Hkv*D], v [B,Tk,Hkv*Dv] -> [B,Tq,H*Dv] (Vaswani et al. 2017). Dropout's
+// stream has the name of the node, unless attrs.stream names another.
 Value attention(Graph& g, Value q, Value k, Value v, AttentionAttrs attrs,
                 std::string_view name = {});
 Value attention(Graph& g, Value q, Value k, Value v, AttentionAttrs attrs,

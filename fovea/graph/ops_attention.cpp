@@ -6,6 +6,7 @@
 
 #include "fovea/graph/attention_links.h"
 #include "fovea/graph/attention_rows.h"
+#include "fovea/graph/attention_statistics.h"
 #include "fovea/graph/gradient.h"
 #include "fovea/graph/head_values.h"
 #include "fovea/graph/op.h"
@@ -50,10 +51,18 @@ void check_heads(const InferContext& c, const AttentionAttrs& a) {
 }
 
 std::vector<ValueType> attention_results(const InferContext& c, const AttentionAttrs& a,
-                                         const Size& width) {
+                                         const Size& width, const Size& tk) {
   const ValueType& q = c.inputs[0];
   std::vector<ValueType> types = {{q.dtype, {q.shape[0], q.shape[1], width}}};
-  if (a.lse) types.push_back({lse_type(q.dtype), {q.shape[0], a.heads, q.shape[1]}});
+  const Shape rows = {q.shape[0], a.heads, q.shape[1]};
+  if (a.lse) types.push_back({lse_type(q.dtype), rows});
+  if (a.entropy) types.push_back({lse_type(q.dtype), rows});
+  if (a.mass) types.push_back({lse_type(q.dtype), {q.shape[0], a.heads, tk}});
+  if (a.top_links > 0) {
+    const Shape links = {q.shape[0], a.heads, q.shape[1], a.top_links};
+    types.push_back({DType::i32, links});
+    types.push_back({lse_type(q.dtype), links});
+  }
   return types;
 }
 
@@ -68,7 +77,7 @@ std::vector<ValueType> infer_packed(const InferContext& c, const AttentionAttrs&
   c.expect(width.is_constant() && width.constant() % heads == 0,
            fmt::format("expected a known width that is a multiple of H+2Hkv={}", heads));
   attention_rows::check(c, a, width.constant() / heads, qkv.shape[1], qkv.shape[1]);
-  return attention_results(c, a, Size(width.constant() / heads * a.heads));
+  return attention_results(c, a, Size(width.constant() / heads * a.heads), qkv.shape[1]);
 }
 
 std::vector<ValueType> infer_attention(const InferContext& c) {
@@ -96,7 +105,7 @@ std::vector<ValueType> infer_attention(const InferContext& c) {
   const int64_t d = q.shape[2].constant() / a.heads;
   c.expect(k.shape[2].constant() / a.kv() == d, "expected q and k to have one head size");
   attention_rows::check(c, a, d, q.shape[1], k.shape[1]);
-  return attention_results(c, a, Size(v.shape[2].constant() / a.kv() * a.heads));
+  return attention_results(c, a, Size(v.shape[2].constant() / a.kv() * a.heads), k.shape[1]);
 }
 
 // Two products of 2 Tq Tk D each a head, and Tq Tk D `relative` times with relative keys; a
@@ -115,7 +124,12 @@ Size attention_links_flops(const Graph& g, const Node& n, int64_t products, int6
   const int64_t each = products * (s.d + s.dv) + (a.relative_keys ? relative * s.d : 0);
   return Size(each * a.kept()) * s.batch * links;
 }
-Size attention_flops(const Graph& g, const Node& n) { return attention_links_flops(g, n, 2, 2); }
+Size attention_flops(const Graph& g, const Node& n) {
+  const auto& a = n.attrs.get<AttentionAttrs>();
+  // The second sweep is half of a forward where the heads of values are as wide as those of keys.
+  const bool twice = a.mass || a.top_links > 0;
+  return attention_links_flops(g, n, twice ? 3 : 2, twice ? 4 : 2);
+}
 Size attention_grad_flops(const Graph& g, const Node& n) {
   return attention_links_flops(g, n, 5, 6);
 }
@@ -136,7 +150,6 @@ Values wide_operands(Graph& g, std::span<const Value> in, const AttentionAttrs& 
 // qkv: as wide_operands() gives them; in: all inputs.
 Values decompose_wide(Graph& g, const Values& qkv, std::span<const Value> in,
                       const AttentionAttrs& a) {
-  const DType dtype = g.type(qkv[0]).dtype;
   const Shape sq = g.shape(qkv[0]), sk = g.shape(qkv[1]), sv = g.shape(qkv[2]);
   const int64_t groups = a.kv();
   const int64_t d = sq[2].constant() / a.heads, dv = sv[2].constant() / groups;
@@ -144,27 +157,23 @@ Values decompose_wide(Graph& g, const Values& qkv, std::span<const Value> in,
   const Value v = split_heads(g, qkv[2], groups, 1);
   s = attention_links::scores(g, s, in, a, sq[1], sk[1]);
   const Value probabilities = attention_links::weights(g, s, in, a);
-  Value o = ops::matmul(g, probabilities, v);  // [B,Hkv,G,Tq,Dv]
-  o = ops::transpose(g, o, {0, 3, 1, 2, 4});   // [B,Tq,Hkv,G,Dv]
+  // [B,Hkv,G,Tq,Dv]
+  Value o = ops::matmul(g, attention_links::dropped(g, probabilities, in, a), v);
+  o = ops::transpose(g, o, {0, 3, 1, 2, 4});  // [B,Tq,Hkv,G,Dv]
   o = ops::reshape(g, o, {sq[0], sq[1], a.heads * dv});
   const int64_t dropped = a.heads - a.kept();
   if (dropped > 0) {
     o = ops::slice(g, o, 2, 0, a.kept() * dv);
     o = ops::pad(g, o, 2, 0, dropped * dv);
   }
-  if (!a.lse) return {o};
   // Only a softmax of all keys has a log-sum-exp.
-  if (a.normaliser != Normaliser::softmax)
-    return {o, ops::broadcast(g, ops::constant(g, 0, dtype), {sq[0], a.heads, sq[1]})};
-  s = attention_links::with_sink(g, s, in, a);
-  Value top = g.add("reduce_max", {s}, ReduceAttrs{{-1}, true});
-  // A query that sees no key has -inf, not NaN.
-  top = ops::select(g, ops::unary(g, "is_finite", top), top, ops::constant(g, 0, dtype));
-  const Value e = ops::unary(g, "exp", ops::sub(g, s, top));
-  Value lse = ops::add(g, ops::unary(g, "log", ops::reduce_sum(g, e, {-1}, true)), top);
-  lse = ops::reshape(g, lse, {sq[0], a.heads, sq[1]});
-  if (dropped > 0) lse = ops::pad(g, ops::slice(g, lse, 1, 0, a.kept()), 1, 0, dropped);
-  return {o, lse};
+  if (a.lse && a.normaliser != Normaliser::softmax)
+    return {o, ops::broadcast(g, ops::constant(g, 0, g.type(o).dtype), {sq[0], a.heads, sq[1]})};
+  Values results = {o};
+  const Values others =
+      attention_statistics::of(g, attention_links::with_sink(g, s, in, a), probabilities, a);
+  results.insert(results.end(), others.begin(), others.end());
+  return results;
 }
 
 Values decompose_attention(Graph& g, std::span<const Value> in, const Attrs& attrs) {
@@ -179,24 +188,39 @@ Attrs with_lse(const Attrs& attrs) {
   a.lse = true;
   return a;
 }
-Attrs without_lse(const Attrs& attrs, const std::vector<bool>& used) {
+// Optional results go from the back, so that those that stay keep their places.
+Attrs without_unused_results(const Attrs& attrs, const std::vector<bool>& used) {
   auto a = attrs.get<AttentionAttrs>();
-  a.lse = a.lse && used.size() > 1 && used[1];
+  const auto read = [&](int32_t output) { return used[static_cast<size_t>(output)]; };
+  if (a.top_links > 0 && !read(a.top_keys_output()) && !read(a.top_probabilities_output()))
+    a.top_links = 0;
+  if (a.top_links == 0 && a.mass) a.mass = read(a.mass_output());
+  const bool behind = a.top_links > 0 || a.mass;
+  if (!behind && a.entropy) a.entropy = read(a.entropy_output());
+  if (!behind && !a.entropy && a.lse) a.lse = read(a.lse_output());
   return a;
 }
 
 Values attention_gradient(GradientContext& c) {
   Graph& g = c.graph;
   const Node node = c.node();
-  // The kernels take the gradient of the result; one that reaches the log-sum-exp as well goes
-  // through the decomposition.
-  const bool through_lse = c.output_gradients.size() > 1 && c.output_gradients[1];
-  if (through_lse) return gradient_through_decomposition(c);
+  auto attrs = node.attrs.get<AttentionAttrs>();
+  if (attrs.top_links > 0 &&
+      c.output_gradients[static_cast<size_t>(attrs.top_probabilities_output())])
+    throw Error{ErrorCode::unsupported,
+                fmt::format("[attention {}] the strongest links (top_links={}) have no gradient",
+                            node.name, attrs.top_links)};
+  // The kernels take the gradient of the result; one that reaches the log-sum-exp, the entropy or
+  // the mass as well goes through the decomposition.
+  for (size_t i = 1; i < c.output_gradients.size(); ++i)
+    if (c.output_gradients[i]) return gradient_through_decomposition(c);
+  // Statistics have no part in the gradient of the result.
+  attrs.entropy = attrs.mass = false;
+  attrs.top_links = 0;
   Value out = c.output();
-  if (node.types.size() < 2) out = g.add("attention", node.inputs, with_lse(node.attrs));
+  if (!attrs.lse) out = g.add("attention", node.inputs, with_lse(attrs));
   Values inputs = node.inputs;
   inputs.insert(inputs.end(), {out, {out.node, 1}, c.gradient()});
-  auto attrs = node.attrs.get<AttentionAttrs>();
   attrs.lse = false;
   const std::vector<size_t> links = attention_links::differentiable(attrs);
   attrs.link_gradients = !links.empty();
@@ -256,17 +280,17 @@ std::span<const Op> attention_ops() {
       {.name = "attention",
        .defaults = AttentionAttrs{},
        .min_inputs = 1,
-       .max_inputs = 15,
+       .max_inputs = 16,
        .infer = infer_attention,
        .flops = attention_flops,
        .gradient = attention_gradient,
        .decompose = decompose_attention,
        .saving = with_lse,
-       .without_unused = without_lse},
+       .without_unused = without_unused_results},
       {.name = "attention_grad",
        .defaults = AttentionAttrs{},
        .min_inputs = 4,
-       .max_inputs = 18,
+       .max_inputs = 19,
        .infer = infer_attention_grad,
        .flops = attention_grad_flops,
        .decompose = decompose_attention_grad,

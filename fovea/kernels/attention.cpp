@@ -76,8 +76,22 @@ void check_links(const AttentionProblem& p) {
     wrong("a finite soft_cap of at least 0", std::to_string(p.soft_cap));
   if (const auto fault = p.normaliser.fault())
     throw Error{ErrorCode::invalid_argument, "[attention] " + *fault};
-  if (p.sink && !by_softmax(p) && p.normaliser.kind != Normaliser::top_k)
-    wrong("no sink with normaliser=" + std::string(enum_name(p.normaliser.kind)), "sink");
+  if (p.span != (p.span_ramp != 0))
+    wrong("span and span_ramp together", "span=" + std::string(p.span ? "true" : "false") +
+                                             " and span_ramp=" + std::to_string(p.span_ramp));
+  if (p.span && !(p.span_ramp > 0 && p.span_ramp < std::numeric_limits<float>::max()))
+    wrong("a finite span_ramp above 0 with span", std::to_string(p.span_ramp));
+  if (!(p.dropout >= 0 && p.dropout < 1))
+    wrong("dropout from 0 up to, not including, 1", std::to_string(p.dropout));
+  if (p.top_links < 0 || p.top_links > 1024)
+    wrong("top_links between 0 and 1024", std::to_string(p.top_links));
+  if (const std::string with = " with normaliser=" + std::string(enum_name(p.normaliser.kind));
+      !by_softmax(p)) {
+    if (p.sink && p.normaliser.kind != Normaliser::top_k) wrong("no sink" + with, "sink");
+    if (p.dropout > 0) wrong("no dropout" + with, std::to_string(p.dropout));
+    if (p.want_entropy || p.want_mass || p.top_links > 0)
+      wrong("no statistics" + with, "want_entropy, want_mass or top_links");
+  }
   check_plane("mask", p.mask, p.mask_plane, p.tk);
   check_plane("bias", p.bias, p.bias_plane, p.tk);
   if (p.block > 0) check_plane("blocks", true, p.block_plane, (p.tk + p.block - 1) / p.block);

@@ -59,11 +59,17 @@ struct AttentionPlane {
 // first; with rotary, coordinates of theirs are then turned by angles that are the position (p of
 // queries, j of keys) times rotary_base^(-2 i / rotary), i = 0 .. rotary / 2 - 1. A sink is one
 // more score of each query, whose key has the value 0. A query that sees no key gives output 0,
-// log-sum-exp -infinity (that of its sink) and gradient 0. Another normaliser than softmax
-// may make weights of the scores (base/normaliser.h); the noise of the random ones counts link
-// (b, h, i, j) as element (((first_sample + b) heads + h) tq + i) tk + j. With top_k a sink is kept
-// beside the k keys; with the others but softmax there is none. Their log-sum-exp is written as 0
-// and not read: backward makes the scores again.
+// log-sum-exp -infinity (that of its sink) and gradient 0.
+// A span z of a head (Sukhbaatar et al. 2019, equation 2) multiplies exp(score) by
+// clamp((R + z - |p - j|) / R, 0, 1) for the ramp R; keys where that is 0 are not seen.
+// Dropout (Vaswani et al. 2017, section 5.4) sets a share of the probabilities to 0 and divides the
+// others by 1 - that share; link (b, h, i, j) is element
+// (((first_sample + b) heads + h) tq + i) tk + j of kernels/dropout.h, in forward and backward. It
+// leaves the log-sum-exp as it is, and a sink.
+// Another normaliser than softmax may make weights of the scores (base/normaliser.h); the noise of
+// the random ones counts links as dropout does. With top_k a sink is kept beside the k keys; with
+// the others but softmax there is none. Their log-sum-exp is written as 0 and not read: backward
+// makes the scores again.
 struct AttentionProblem {
   // Of q, k, v, out and their gradients: f32, f64 or bf16. With bf16 the log-sum-exp, biases and
   // sinks are f32, and sums are formed in f32.
@@ -103,10 +109,19 @@ struct AttentionProblem {
   // AttentionLinks::relative_keys are given (Dai et al. 2019, Transformer-XL, section 3.3): the
   // score is scale temperature ((q_i + u) . k_j + (q_i + v) . r_(j-i)).
   bool relative_keys = false;
-  bool content_bias = false;          // u is given, AttentionLinks::content_biases
-  bool position_bias = false;         // v, AttentionLinks::position_biases
+  bool content_bias = false;   // u is given, AttentionLinks::content_biases
+  bool position_bias = false;  // v, AttentionLinks::position_biases
+  bool span = false;           // AttentionLinks::spans is given, with span_ramp above 0
+  double span_ramp = 0;
+  double dropout = 0;   // of probabilities, in [0, 1); above 0: AttentionLinks::rng is given
+  uint64_t stream = 0;  // of its random numbers: stream_id() of a name
   NormaliserOptions normaliser = {};  // of the scores; random: AttentionLinks::rng is given
   bool want_lse = false;              // write the log-sum-exp (backward needs it)
+  // What forward reads off beside (AttentionArgs); the last two take a second sweep over the
+  // scores.
+  bool want_entropy = false;
+  bool want_mass = false;
+  int64_t top_links = 0;  // strongest links of each query, at most 1024
   AttentionStrides q = {}, k = {}, v = {}, out = {};
   AttentionStrides dq = {}, dk = {}, dv = {}, dout = {};  // for backward only
   // Where k and v are a key/value cache (forward only):
@@ -147,7 +162,8 @@ struct AttentionLinks {
   const void* relative_keys = nullptr;
   const void* content_biases = nullptr;
   const void* position_biases = nullptr;
-  const int32_t* rng = nullptr;  // {seed, step, first_sample}
+  const void* spans = nullptr;   // [heads], typed like biases
+  const int32_t* rng = nullptr;  // {seed, step, first_sample}, for dropout and random normalisers
 };
 
 struct AttentionArgs {
@@ -156,6 +172,14 @@ struct AttentionArgs {
   const void* v = nullptr;
   void* out = nullptr;
   void* lse = nullptr;  // dense [batch, heads], rows of tq; may be null: not written
+  // Statistics that the problem asks for, in the type of the log-sum-exp, of the probabilities
+  // before dropout (a sink has one too, but is no link):
+  void* entropy = nullptr;  // [batch, heads, tq], in nats; 0 where no key is seen
+  void* mass = nullptr;     // [batch, heads, tk]: sum over queries of what key j receives
+  // [batch, heads, tq, top_links]: strongest first, those of equal probability in the order of
+  // their keys; key -1 and probability 0 where there are no more of a probability above 0.
+  int32_t* top_keys = nullptr;
+  void* top_probabilities = nullptr;
   AttentionLinks links = {};
   const float* k_scale = nullptr;  // row j of k is k_scale[j] times the numbers that stand there
   const float* v_scale = nullptr;
@@ -184,6 +208,7 @@ struct AttentionBackwardArgs {
   void* drelative_keys = nullptr;
   void* dcontent_biases = nullptr;
   void* dposition_biases = nullptr;
+  void* dspans = nullptr;
 };
 
 using AttentionKernel = Kernel<AttentionProblem, AttentionArgs>;
@@ -237,6 +262,11 @@ class ScratchPieces {
  private:
   int64_t used_ = 0;
 };
+
+// Whether forward gives more than the result and its log-sum-exp.
+inline bool wants_statistics(const AttentionProblem& p) {
+  return p.want_entropy || p.want_mass || p.top_links > 0;
+}
 
 // Whether k and v are a cache that only the decoding kernels and the reference read.
 inline bool reads_cache(const AttentionProblem& p) {

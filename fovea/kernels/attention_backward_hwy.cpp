@@ -3,6 +3,7 @@
 // queries, with the lanes over queries, P^T = exp2(K Q^T - lse) is made again, then
 // (FlashAttention, algorithm 4)
 //   dP^T = V dO^T,  dS = P * (dP - delta),  dV += P^T dO,  dK += dS^T Q,  dQ^T += K^T dS.
+// Dropout draws the bits of a block again, for dP and for the P of dV.
 // One task owns a key/value head, so nothing is added across tasks.
 #include <cmath>
 
@@ -12,6 +13,7 @@
 // after foreach_target.h
 #include "fovea/base/error.h"
 #include "fovea/kernels/attention.h"
+#include "fovea/kernels/attention_dropout-inl.h"
 #include "fovea/kernels/attention_relative-inl.h"
 #include "fovea/kernels/attention_rows-inl.h"
 #include "fovea/kernels/attention_scores-inl.h"
@@ -89,6 +91,7 @@ struct BackwardLayout {
     relative_qt = scratch.take(p.relative_keys ? p.head_dim * width : 0);
     relative_dq = scratch.take(p.relative_keys ? width * dim : 0);
     relative_block = scratch.take(p.relative_keys ? relative_block_room(width, keys) : 0);
+    words = scratch.take(p.dropout > 0 ? word_rows(keys) * width : 0);
     deltas = scratch.take(p.heads / p.kv_heads * p.tq);
     total = scratch.used();
   }
@@ -108,6 +111,7 @@ struct BackwardLayout {
   int64_t slopes;             // of the cap, [keys][width]
   // For relative keys: queries [width][dim], transposed, their gradients, and products.
   int64_t relative_q, relative_qt, relative_dq, relative_block;
+  int64_t words;   // bits of dropout, uint32
   int64_t deltas;  // rowsum(dO * O) of every query of the group
   int64_t total;
 };
@@ -135,7 +139,6 @@ class HeadBackward {
         task_(task),
         layout_(p_, kLanes),
         scratch_(scratch),
-        seen_(p_, task.args.links, task.batch),
         change_(p_, task.rotary) {}
 
   void run() {
@@ -153,7 +156,7 @@ class HeadBackward {
       write_zeros(at(args_.dq, p_.dq, 0, first_head + h), p_.dq, p_.tq, p_.head_dim);
     for (int64_t h = 0; h < group; ++h) {
       if (p_.sink) *sink_sum(first_head + h) = h < kept ? sink_gradient(first_head + h, h) : 0.0;
-      if (p_.distance_bias)
+      if (attention_detail::has_distances(p_))
         fill_zero(distance_sums(first_head + h), attention_detail::distance_row(p_));
     }
     for (int64_t span = 0; span < p_.tk; span += layout_.span) {
@@ -174,7 +177,7 @@ class HeadBackward {
                      at(args_.k, p_.k, span + j, task_.kv_head), position + j, 1.0f);
       write(scratch_ + layout_.dk, layout_.dim, p_.head_dim, static_cast<float>(p_.scale), span,
             keys, args_.dk, p_.dk);
-      write(scratch_ + layout_.dv, layout_.value_dim, p_.value_dim, 1.0f, span, keys, args_.dv,
+      write(scratch_ + layout_.dv, layout_.value_dim, p_.value_dim, kept_, span, keys, args_.dv,
             p_.dv);
     }
     for (int64_t h = 0; h < group && (change_.any() || p_.temperature); ++h)
@@ -271,12 +274,14 @@ class HeadBackward {
     const int64_t width = (count + kLanes - 1) / kLanes * kLanes;
     const SumRows dq = dq_rows(head, head_in_group, first);
     const ScoreLinks links(p_, args_.links, task_.distances, task_.batch, head);
-    const TouchedKeys seen(p_, seen_.of(first), seen_.of(first + count - 1));
+    const attention_detail::Seen seen_keys(p_, args_.links, task_.batch, head);
+    const TouchedKeys seen(p_, seen_keys.of(first), seen_keys.of(first + count - 1));
     bool loaded = false;
     each_block(seen, head, first, span, span_keys, [&](int64_t j, int64_t keys) HWY_ATTR {
       if (links.hides_all(first, count, j, keys)) return;
       if (!loaded) {
         load_queries(head, head_in_group, first, count, width);
+        fill_lanes(p_, seen_keys, first, count, width, lanes(width));
         loaded = true;
       }
       block({.head = head, .first = first, .count = count, .width = width}, links,
@@ -343,10 +348,9 @@ class HeadBackward {
       change_.apply(q, layout_.dim, count, attention_detail::first_query_position(p_) + first);
     bias_and_scale(attention_detail::content_bias(p_, args_.links, head), q);
     load_transposed(q, layout_.dim, count, p_.head_dim, factor, scratch_ + layout_.qt, width);
-    load_transposed(dout, layout_.value_dim, count, p_.value_dim, 1.0f, scratch_ + layout_.dot,
+    load_transposed(dout, layout_.value_dim, count, p_.value_dim, kept_, scratch_ + layout_.dot,
                     width);
     fill_zero(scratch_ + layout_.dqt, p_.head_dim * width);
-    fill_lanes(p_, seen_, first, count, width, lanes(width));
     const float* lse = lse_of(head) + first;
     const float* deltas = scratch_ + layout_.deltas + head_in_group * p_.tq + first;
     for (int64_t i = 0; i < width; ++i) {
@@ -401,9 +405,15 @@ class HeadBackward {
       add_relative(p_, scores, x.first, count, scratch_ + layout_.relative_qt,
                    relative_of(task_.relative.transposed), scratch_ + layout_.relative_block);
     if (links.any()) links.apply(scores, x.first, count, slopes);
+    auto* words = reinterpret_cast<uint32_t*>(scratch_ + layout_.words);
+    if (p_.dropout > 0) {
+      draw(LinkDropout(p_, args_.links, task_.batch, x.head), x.first, j, keys, width, words);
+      drop(words, keys, width, ds_block);
+    }
     probabilities(scores, full ? Look::none : scores.look(), ds_block, scratch_ + layout_.lse,
                   scratch_ + layout_.delta);
-    if (p_.distance_bias)
+    if (p_.dropout > 0) drop(words, keys, width, p_block);
+    if (attention_detail::has_distances(p_))
       add_distance_gradients(p_, scores, x.first, ds_block, distance_sums(x.head));
     if (args_.dbias) {
       float* to = attention_detail::links_row(static_cast<float*>(args_.dbias), p_.bias_plane,
@@ -463,8 +473,8 @@ class HeadBackward {
   const BackwardTask& task_;
   const BackwardLayout layout_;
   float* const scratch_;
-  const attention_detail::Seen seen_;
   const RowsChange change_;
+  const float kept_ = static_cast<float>(attention_detail::kept_factor(p_));
   Rows k_{}, v_{};  // of the span
 };
 
@@ -477,8 +487,9 @@ void attention_backward(const BackwardTask& task, float* scratch) {
     HeadBackward<bf16>(task, scratch).run();
 }
 int64_t attention_backward_lanes() { return kLanes; }
-void attention_backward_distances(const AttentionProblem& p, const float* from, float* to) {
-  reverse_distances(p, from, to);
+void attention_backward_distances(const AttentionProblem& p, const AttentionLinks& links,
+                                  int64_t head, float* to) {
+  head_distances(p, links, head, to);
 }
 void attention_backward_relative(const AttentionProblem& p, const float* from, float* rows,
                                  float* transposed) {
@@ -497,7 +508,7 @@ namespace {
 // What a target gives.
 struct Target {
   void (*backward)(const BackwardTask&, float*);
-  void (*distances)(const AttentionProblem&, const float*, float*);
+  void (*distances)(const AttentionProblem&, const AttentionLinks&, int64_t, float*);
   void (*relative)(const AttentionProblem&, const float*, float*, float*);
   int64_t (*lanes)();
 };
@@ -508,7 +519,7 @@ class HwyBackward final : public KernelPlan<AttentionBackwardArgs> {
       : p_(problem),
         target_(target),
         rotary_(problem),
-        row_(p_.distance_bias ? distance_row(p_) : 0) {
+        row_(has_distances(p_) ? distance_row(p_) : 0) {
     worker_scratch_bytes =
         static_cast<size_t>(BackwardLayout(p_, target.lanes()).total) * sizeof(float);
     scratch_bytes =
@@ -537,10 +548,9 @@ class HwyBackward final : public KernelPlan<AttentionBackwardArgs> {
         p_.relative_keys ? relative.bias_sums + p_.heads * biases_room(p_) : relative.transposed);
     double* temperature_sums = sink_sums + (p_.sink ? p_.batch * p_.heads : 0);
     const int64_t links = p_.tq + p_.tk - 1;
-    if (p_.distance_bias) {
+    if (has_distances(p_)) {
       context.pool->parallel_for(p_.heads, [&](int64_t head, int) {
-        target_.distances(p_, static_cast<const float*>(args.links.distance_bias) + head * links,
-                          distances + head * row_);
+        target_.distances(p_, args.links, head, distances + head * row_);
       });
     }
     // Those that add to the same part of a gradient of biases or relative keys work one after
@@ -573,11 +583,14 @@ class HwyBackward final : public KernelPlan<AttentionBackwardArgs> {
       static_cast<float*>(to)[head] = static_cast<float>(sum);
     };
     if (p_.relative_keys) write_relative(args, relative, context);
-    if (!args.ddistance_bias && !args.dsinks && !args.dtemperatures) return;
+    if (!args.ddistance_bias && !args.dsinks && !args.dtemperatures && !args.dspans) return;
     context.pool->parallel_for(p_.heads, [&](int64_t head, int) {
       if (args.ddistance_bias)
         add_distances(distance_sums + head * row_,
                       static_cast<float*>(args.ddistance_bias) + head * links);
+      if (args.dspans)
+        static_cast<float*>(args.dspans)[head] =
+            span_gradient(distance_sums + head * row_, HeadSpan(p_, args.links, head));
       if (args.dsinks) over_batch(args.dsinks, sink_sums, head);
       if (!args.dtemperatures) return;
       over_batch(args.dtemperatures, temperature_sums, head);
@@ -651,6 +664,18 @@ class HwyBackward final : public KernelPlan<AttentionBackwardArgs> {
       for (int64_t b = 0; b < p_.batch; ++b) sum += from[b * p_.heads * row_ + count - 1 - n];
       to[n] = static_cast<float>(sum);
     }
+  }
+
+  // from: as add_distances().
+  float span_gradient(const float* from, const HeadSpan& span) const {
+    double sum = 0;
+    for (int64_t n = 0; n < p_.tq + p_.tk - 1; ++n) {
+      const double slope = span.slope(distance_of(p_, n));
+      if (slope == 0) continue;
+      for (int64_t b = 0; b < p_.batch; ++b)
+        sum += slope * static_cast<double>(from[b * p_.heads * row_ + n]);
+    }
+    return static_cast<float>(sum);
   }
 
   AttentionProblem p_;

@@ -23,6 +23,8 @@ void check_links(const AttentionProblem& p, const AttentionLinks& links) {
   if (p.relative_keys) need(links.relative_keys, "links.relative_keys", "relative_keys");
   if (p.content_bias) need(links.content_biases, "links.content_biases", "content_bias");
   if (p.position_bias) need(links.position_biases, "links.position_biases", "position_bias");
+  if (p.span) need(links.spans, "links.spans", "span");
+  if (p.dropout > 0) need(links.rng, "links.rng", "dropout");
   if (is_random(p.normaliser.kind)) need(links.rng, "links.rng", "a random normaliser");
 }
 
@@ -49,6 +51,12 @@ namespace attention_detail {
 
 void check_memory(const AttentionProblem& p, const AttentionArgs& args) {
   check_operands(p, args);
+  if (p.want_entropy) need(args.entropy, "entropy", "want_entropy");
+  if (p.want_mass) need(args.mass, "mass", "want_mass");
+  if (p.top_links > 0) {
+    need(args.top_keys, "top_keys", "top_links");
+    need(args.top_probabilities, "top_probabilities", "top_links");
+  }
   if (p.page_tokens > 0) need(args.pages, "pages", "page_tokens");
   if (p.kv_dtype == DType::i8) {
     need(args.k_scale, "k_scale", "a cache of i8");

@@ -59,6 +59,7 @@ TEST(AttentionCall, MemoryThatTheProblemNamesMustBeGiven) {
   expect([](auto& p, auto&, auto&) { p.sink = true; }, "links.sinks", "sink");
   expect([](auto& p, auto&, auto&) { p.relative_keys = true; }, "links.relative_keys", "relative");
   expect([](auto& p, auto&, auto&) { p.temperature = true; }, "links.temperatures", "temperature");
+  expect([](auto& p, auto&, auto&) { p.dropout = 0.1; }, "links.rng", "dropout");
   expect([](auto& p, auto&, auto&) { p.block = 16; }, "links.blocks", "block");
   expect([](auto& p, auto&, auto&) { p.documents = 2; }, "links.document_starts", "documents");
   expect([](auto& p, auto&, auto&) { p.distance_bias = true; }, "links.distance_bias", "distance");

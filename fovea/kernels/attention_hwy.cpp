@@ -9,9 +9,11 @@
 #include "hwy/foreach_target.h"  // IWYU pragma: keep
 // after foreach_target.h
 #include "fovea/kernels/attention.h"
+#include "fovea/kernels/attention_dropout-inl.h"
 #include "fovea/kernels/attention_relative-inl.h"
 #include "fovea/kernels/attention_rows-inl.h"
 #include "fovea/kernels/attention_scores-inl.h"
+#include "fovea/kernels/attention_statistics-inl.h"
 
 #ifndef FOVEA_ATTENTION_FORWARD_ONCE
 #define FOVEA_ATTENTION_FORWARD_ONCE
@@ -19,6 +21,14 @@ namespace fovea::attention_detail {
 namespace {
 
 constexpr int64_t kKeyBlock = 128;
+// Sums of what keys receive, of runs of queries, that are added up in order.
+constexpr int64_t kMassParts = 8;
+// More strongest links than this are found without a bound from the first sweep.
+constexpr int64_t kMostBounds = 32;
+inline int64_t bounds(const AttentionProblem& p) {
+  return p.top_links <= kMostBounds ? p.top_links : 0;
+}
+constexpr double kLn2 = 0.6931471805599453;
 // Queries of one head are cut into panels of at most three vectors, of nearly equal width. Where
 // there are blocks of links, a panel lies in one block and has up to four.
 struct Panels {
@@ -49,8 +59,17 @@ struct ForwardTask {
   const float* distances;  // of all heads, reversed
   const RotaryTable<float>& rotary;
   const float* relative;  // keys of all heads, transposed
+  float* mass;            // what these queries give to each key is added to it
   int64_t batch, head, first_panel, end_panel;
 };
+
+// No links yet, for rows of queries.
+inline void clear_top(const AttentionProblem& p, const AttentionArgs& args, int64_t first_row,
+                      int64_t rows) {
+  std::fill_n(args.top_keys + first_row * p.top_links, rows * p.top_links, -1);
+  std::fill_n(static_cast<float*>(args.top_probabilities) + first_row * p.top_links,
+              rows * p.top_links, 0.0f);
+}
 
 // Where one worker's scratch holds what, in floats.
 struct ForwardLayout {
@@ -60,7 +79,8 @@ struct ForwardLayout {
       return (n + panels.lanes - 1) / panels.lanes * panels.lanes;
     };
     width = panels.most * panels.lanes;
-    panel = width * ((p.relative_keys ? 2 : 1) * p.head_dim + p.value_dim + 4 + kLaneRows);
+    panel =
+        width * ((p.relative_keys ? 2 : 1) * p.head_dim + p.value_dim + 5 + kLaneRows + bounds(p));
     scores = std::min(panels.per_task, panels.count) * panel;
     const bool converted = p.dtype != DType::f32;
     const bool changed = changes_rows(p) || p.relative_keys;
@@ -70,7 +90,9 @@ struct ForwardLayout {
     v = k + (copy_k ? keys * round(p.head_dim) : 0);
     rows = v + (copy_v ? keys * round(p.value_dim) : 0);
     relative = rows + (converted || changed ? width * round(std::max(p.head_dim, p.value_dim)) : 0);
-    total = relative + (p.relative_keys ? relative_block_room(width, keys) : 0);
+    words = relative + (p.relative_keys ? relative_block_room(width, keys) : 0);
+    received = words + (p.dropout > 0 ? word_rows(keys) * width : 0);
+    total = received + (p.want_mass ? keys * panels.lanes : 0);
   }
 
   int64_t width;     // of the widest panel
@@ -79,6 +101,8 @@ struct ForwardLayout {
   int64_t k, v;      // the block's rows, where they are scattered in memory or converted
   int64_t rows;      // the panel's Q or O in f32, where they are converted or changed
   int64_t relative;  // products with relative keys
+  int64_t words;     // bits of dropout for one panel and block of keys
+  int64_t received;  // [keys][lanes]
   int64_t total;
 };
 
@@ -96,6 +120,7 @@ using attention_detail::ForwardLayout;
 using attention_detail::ForwardTask;
 using attention_detail::KeyRange;
 using attention_detail::kKeyBlock;
+using attention_detail::kLn2;
 
 // One number a query.
 struct LaneRows {
@@ -103,23 +128,34 @@ struct LaneRows {
   float* sum;      // of exp2(score - max)
   float* rescale;  // from the previous maximum to this one
   float* new_max;
+  float* surprise;  // sum of exp2(x) x for x = score - max
+  float* maxima;    // of groups of keys, the largest ones
   LaneKeys keys;
 };
 
-// s becomes exp2(s - maximum); maximum, sum and rescale follow.
+// s becomes exp2(s - maximum); maximum, sum and rescale follow, and with kEntropy the surprise.
+template <bool kEntropy>
 HWY_INLINE void online_softmax(const LaneRows& lane, int64_t vecs, int64_t keys, float* s) {
   const F32 d;
   const int64_t width = vecs * kLanes;
   for (int64_t v = 0; v < width; v += kLanes) {
     const Vec max = hn::Load(d, lane.new_max + v);
     const Vec base = simd::base_of(max);
-    const Vec rescale = exp2(hn::Sub(hn::Load(d, lane.max + v), base));
+    const Vec shift = hn::Sub(hn::Load(d, lane.max + v), base);
+    const Vec rescale = exp2(shift);
     Vec sum = hn::Zero(d);
+    Vec surprise = hn::Zero(d);
+    if (kEntropy)
+      surprise =
+          moved_surprise(hn::Load(d, lane.surprise + v), hn::Load(d, lane.sum + v), rescale, shift);
     for (float* row = s + v; row < s + keys * width; row += width) {
-      const Vec p = exp2(hn::Sub(hn::Load(d, row), base));
+      const Vec x = hn::Sub(hn::Load(d, row), base);
+      const Vec p = exp2(x);
       hn::Store(p, d, row);
       sum = hn::Add(sum, p);
+      if (kEntropy) surprise = times_log(p, x, surprise);
     }
+    if (kEntropy) hn::Store(surprise, d, lane.surprise + v);
     hn::Store(hn::MulAdd(hn::Load(d, lane.sum + v), rescale, sum), d, lane.sum + v);
     hn::Store(rescale, d, lane.rescale + v);
     hn::Store(max, d, lane.max + v);
@@ -132,8 +168,9 @@ HWY_INLINE void finish(const AttentionProblem& p, const LaneRows& lane, int64_t 
                        int64_t queries, float* ot, T* out, float* rows, float* lse) {
   const F32 d;
   const int64_t width = vecs * kLanes;
+  const Vec kept = hn::Set(d, static_cast<float>(attention_detail::kept_factor(p)));
   for (int64_t v = 0; v < width; v += kLanes) {
-    const Vec inverse = simd::inverse_or_zero(hn::Load(d, lane.sum + v));
+    const Vec inverse = hn::Mul(simd::inverse_or_zero(hn::Load(d, lane.sum + v)), kept);
     for (int64_t c = 0; c < p.value_dim; ++c) {
       float* at = ot + c * width + v;
       hn::Store(hn::Mul(hn::Load(d, at), inverse), d, at);
@@ -147,7 +184,6 @@ HWY_INLINE void finish(const AttentionProblem& p, const LaneRows& lane, int64_t 
     store_rows(rows, padded, queries, p.value_dim, out, p.out.token);
   }
   if (!lse) return;
-  constexpr double kLn2 = 0.6931471805599453;
   for (int64_t i = 0; i < queries; ++i) {
     // The logarithm of 0 is the -infinity of a query without keys.
     const double max = lane.sum[i] == 0.0f ? 0.0 : static_cast<double>(lane.max[i]) * kLn2;
@@ -175,20 +211,17 @@ class PanelsForward {
         task_(task),
         layout_(p_, task.panels),
         scratch_(scratch),
-        seen_(p_, task.args.links, task.batch),
+        seen_(p_, task.args.links, task.batch, task.head),
         links_(p_, task.args.links, task.distances, task.batch, task.head),
         change_(p_, task.rotary),
+        dropout_(p_, task.args.links, task.batch, task.head),
         kv_head_(task.head / (p_.heads / p_.kv_heads)) {}
 
   void run() {
     int64_t count = 0;
     for (int64_t i = task_.first_panel; i < task_.end_panel; ++i)
       if (task_.panels.first_query(i) < p_.tq) start(i, count, panels_[count]), ++count;
-    if (p_.block > 0) {
-      for (int64_t i = 0; i < count; ++i) run_blocks(panels_[i]);
-    } else {
-      run_together(count);
-    }
+    sweep(count);
     for (int64_t i = 0; i < count; ++i) {
       const Panel& panel = panels_[i];
       T* out = attention_detail::row(static_cast<T*>(task_.args.out), p_.out, task_.batch,
@@ -197,10 +230,23 @@ class PanelsForward {
       if (lse) lse += (task_.batch * p_.heads + task_.head) * p_.tq + panel.first;
       finish(p_, panel.lane, panel.vecs, panel.queries, panel.ot, out, scratch_ + layout_.rows,
              lse);
+      if (p_.want_entropy) write_entropy(panel);
     }
+    if (!p_.want_mass && p_.top_links == 0) return;
+    for (int64_t i = 0; i < count; ++i) start_collecting(panels_[i]);
+    collecting_ = true;
+    sweep(count);
   }
 
  private:
+  // All panels against the keys that they see.
+  void sweep(int64_t count) {
+    if (p_.block > 0) {
+      for (int64_t i = 0; i < count; ++i) run_blocks(panels_[i]);
+    } else {
+      run_together(count);
+    }
+  }
   // All panels against each block of keys, so that its rows are gathered once.
   void run_together(int64_t count) {
     int64_t begin = p_.tk, end = 0;
@@ -256,8 +302,9 @@ class PanelsForward {
     rows.k = gather_changed(change_, at(task_.args.k, p_.k, block.begin, kv_head_), p_.k, count,
                             p_.head_dim, scratch_ + layout_.k,
                             attention_detail::first_key_position(p_) + block.begin);
-    rows.v = gather_rows(at(task_.args.v, p_.v, block.begin, kv_head_), p_.v, count, p_.value_dim,
-                         scratch_ + layout_.v);
+    if (!collecting_)
+      rows.v = gather_rows(at(task_.args.v, p_.v, block.begin, kv_head_), p_.v, count, p_.value_dim,
+                           scratch_ + layout_.v);
     rows.there = true;
   }
 
@@ -292,7 +339,9 @@ class PanelsForward {
                   .sum = rows + width,
                   .rescale = rows + 2 * width,
                   .new_max = rows + 3 * width,
-                  .keys = LaneKeys(p_, rows + 4 * width, width)};
+                  .surprise = rows + 4 * width,
+                  .maxima = rows + (5 + attention_detail::kLaneRows) * width,
+                  .keys = LaneKeys(p_, rows + 5 * width, width)};
     const float factor = static_cast<float>(p_.scale * kLog2E) *
                          attention_detail::temperature(p_, task_.args.links, task_.head);
     const auto load = [&](const float* bias, float* to) HWY_ATTR {
@@ -310,9 +359,12 @@ class PanelsForward {
     for (int64_t i = 0; i < width; i += kLanes) {
       hn::Store(hn::Set(d, sink), d, panel.lane.max + i);
       hn::Store(hn::Set(d, sink == -HUGE_VALF ? 0.0f : 1.0f), d, panel.lane.sum + i);
+      hn::Store(hn::Zero(d), d, panel.lane.surprise + i);
     }
     for (int64_t i = 0; i < p_.value_dim * width; i += kLanes)
       hn::Store(hn::Zero(d), d, panel.ot + i);
+    for (int64_t i = 0; i < bounds_ * width; i += kLanes)
+      hn::Store(hn::Set(d, -HUGE_VALF), d, panel.lane.maxima + i);
     panel.seen = fill_lanes(p_, seen_, panel.first, panel.queries, width, panel.lane.keys);
   }
 
@@ -346,7 +398,17 @@ class PanelsForward {
     if (links_.any()) links_.apply(block, panel.first, panel.queries, nullptr);
     if (p_.relative_keys || links_.any() || look != Look::none)
       mask_scores(block, look, lane.max, lane.new_max);
-    online_softmax(lane, panel.vecs, keys, s);
+    if (bounds_ > 0 && !collecting_) note_maxima(s, panel.width, keys, bounds_, lane.maxima);
+    if (collecting_) return collect(statistics(panel), s, panel.width, j, keys);
+    if (p_.want_entropy)
+      online_softmax<true>(lane, panel.vecs, keys, s);
+    else
+      online_softmax<false>(lane, panel.vecs, keys, s);
+    if (dropout_.any) {
+      auto* words = reinterpret_cast<uint32_t*>(scratch_ + layout_.words);
+      draw(dropout_, panel.first, j, keys, panel.width, words);
+      drop(words, keys, panel.width, s);
+    }
     product<Into::rescale, Contiguous::row>({.a = v.first,
                                              .a_stride = v.stride,
                                              .b = s,
@@ -358,13 +420,69 @@ class PanelsForward {
                                             p_.value_dim, panel.vecs);
   }
 
+  int64_t first_row(const Panel& panel) const {
+    return (task_.batch * p_.heads + task_.head) * p_.tq + panel.first;
+  }
+
+  void write_entropy(const Panel& panel) const {
+    float* to = static_cast<float*>(task_.args.entropy) + first_row(panel);
+    for (int64_t i = 0; i < panel.queries; ++i) {
+      const double sum = panel.lane.sum[i], surprise = panel.lane.surprise[i];
+      const double entropy = sum == 0 ? 0.0 : std::log(sum) - surprise / sum * kLn2;
+      to[i] = static_cast<float>(entropy < 0 ? 0.0 : entropy);
+    }
+  }
+
+  // From here on the panel's rescale is the inverse of its sum, its surprise what links must have
+  // more of to be kept.
+  void start_collecting(const Panel& panel) const {
+    const F32 d;
+    const LaneRows& lane = panel.lane;
+    for (int64_t i = panel.queries; i < panel.width; ++i) lane.sum[i] = 0;
+    for (int64_t i = 0; i < panel.width; i += kLanes) {
+      const Vec base = simd::base_of(hn::Load(d, lane.max + i));
+      const Vec inverse = simd::inverse_or_zero(hn::Load(d, lane.sum + i));
+      hn::Store(base, d, lane.max + i);
+      hn::Store(inverse, d, lane.rescale + i);
+      Vec least = hn::Zero(d);
+      if (bounds_ > 0) {
+        // A little less, so that the link that it is of is taken.
+        const Vec bound = hn::Load(d, lane.maxima + (bounds_ - 1) * panel.width + i);
+        least = hn::Mul(hn::Mul(exp2(hn::Sub(bound, base)), inverse), hn::Set(d, 1.0f - 1e-6f));
+      }
+      hn::Store(least, d, lane.surprise + i);
+    }
+    if (p_.top_links > 0)
+      attention_detail::clear_top(p_, task_.args, first_row(panel), panel.queries);
+  }
+  LaneStatistics statistics(const Panel& panel) const {
+    LaneStatistics x{.base = panel.lane.max,
+                     .inverse = panel.lane.rescale,
+                     .queries = panel.queries,
+                     .top = p_.top_links,
+                     .least = panel.lane.surprise};
+    if (p_.want_mass) {
+      x.received = scratch_ + layout_.received;
+      x.mass = task_.mass;
+    }
+    if (p_.top_links > 0) {
+      const int64_t first = first_row(panel) * p_.top_links;
+      x.probabilities = static_cast<float*>(task_.args.top_probabilities) + first;
+      x.keys = task_.args.top_keys + first;
+    }
+    return x;
+  }
+
   const AttentionProblem& p_;
   const ForwardTask& task_;
   const ForwardLayout layout_;
   float* const scratch_;
+  const int64_t bounds_ = attention_detail::bounds(p_);
+  bool collecting_ = false;  // the second sweep
   const attention_detail::Seen seen_;
   const ScoreLinks links_;
   const RowsChange change_;
+  const LinkDropout dropout_;
   const int64_t kv_head_;
   Panel panels_[kMaxPanels];
 };
@@ -378,8 +496,9 @@ void attention_forward(const ForwardTask& task, float* scratch) {
     PanelsForward<bf16>(task, scratch).run();
 }
 int64_t attention_forward_lanes() { return kLanes; }
-void attention_distances(const AttentionProblem& p, const float* from, float* to) {
-  reverse_distances(p, from, to);
+void attention_distances(const AttentionProblem& p, const AttentionLinks& links, int64_t head,
+                         float* to) {
+  head_distances(p, links, head, to);
 }
 void attention_relative(const AttentionProblem& p, const float* from, float* transposed) {
   lay_out_relative(p, from, nullptr, transposed);
@@ -397,7 +516,7 @@ namespace {
 // What a target gives.
 struct Target {
   void (*forward)(const ForwardTask&, float*);
-  void (*distances)(const AttentionProblem&, const float*, float*);
+  void (*distances)(const AttentionProblem&, const AttentionLinks&, int64_t, float*);
   void (*relative)(const AttentionProblem&, const float*, float*);
   int64_t (*lanes)();
 };
@@ -407,23 +526,23 @@ class HwyForward final : public KernelPlan<AttentionArgs> {
   HwyForward(const AttentionProblem& problem, const Target& target)
       : p_(problem), panels_(problem, target.lanes()), target_(target), rotary_(problem) {
     worker_scratch_bytes = static_cast<size_t>(ForwardLayout(p_, panels_).total) * sizeof(float);
-    if (p_.distance_bias)
+    if (has_distances(p_))
       scratch_bytes = static_cast<size_t>(p_.heads * distance_row(p_)) * sizeof(float);
     if (p_.relative_keys)
       scratch_bytes +=
           static_cast<size_t>(p_.kv_heads * p_.head_dim * relative_width(p_)) * sizeof(float);
+    if (p_.want_mass)
+      scratch_bytes += static_cast<size_t>(p_.batch * p_.heads * parts() * p_.tk) * sizeof(float);
   }
 
   void run(const AttentionArgs& args, const KernelContext& context) const noexcept override {
     float* distances = reinterpret_cast<float*>(context.scratch);
-    if (p_.distance_bias) {
+    if (has_distances(p_)) {
       context.pool->parallel_for(p_.heads, [&](int64_t head, int) {
-        target_.distances(
-            p_, static_cast<const float*>(args.links.distance_bias) + head * (p_.tq + p_.tk - 1),
-            distances + head * distance_row(p_));
+        target_.distances(p_, args.links, head, distances + head * distance_row(p_));
       });
     }
-    float* relative = distances + (p_.distance_bias ? p_.heads * distance_row(p_) : 0);
+    float* relative = distances + (has_distances(p_) ? p_.heads * distance_row(p_) : 0);
     if (p_.relative_keys) {
       context.pool->parallel_for(p_.kv_heads, [&](int64_t head, int) {
         target_.relative(p_,
@@ -432,30 +551,49 @@ class HwyForward final : public KernelPlan<AttentionArgs> {
                          relative + head * p_.head_dim * relative_width(p_));
       });
     }
-    const int64_t blocks = p_.batch * p_.heads * panels_.tasks;
-    context.pool->parallel_for(blocks, [&](int64_t block, int worker) {
-      const int64_t first = block % panels_.tasks * panels_.per_task;
-      const int64_t head = block / panels_.tasks % p_.heads;
-      const ForwardTask task{.problem = p_,
-                             .args = args,
-                             .panels = panels_,
-                             .distances = distances,
-                             .rotary = rotary_,
-                             .relative = relative,
-                             .batch = block / panels_.tasks / p_.heads,
-                             .head = head,
-                             .first_panel = first,
-                             .end_panel = std::min(first + panels_.per_task, panels_.count)};
-      if (head < p_.heads_kept)
-        target_.forward(task, context.worker<float>(worker));
-      else if (p_.dtype == DType::f32)
-        drop<float>(task);
-      else
-        drop<bf16>(task);
+    float* masses =
+        relative + (p_.relative_keys ? p_.kv_heads * p_.head_dim * relative_width(p_) : 0);
+    context.pool->parallel_for(p_.batch * p_.heads * parts(), [&](int64_t block, int worker) {
+      const int64_t part = block % parts(), head = block / parts() % p_.heads;
+      float* mass = p_.want_mass ? masses + block * p_.tk : nullptr;
+      if (mass) std::fill_n(mass, p_.tk, 0.0f);
+      const int64_t end = (part + 1) * panels_.tasks / parts();
+      for (int64_t n = part * panels_.tasks / parts(); n < end; ++n) {
+        const int64_t first = n * panels_.per_task;
+        const ForwardTask task{.problem = p_,
+                               .args = args,
+                               .panels = panels_,
+                               .distances = distances,
+                               .rotary = rotary_,
+                               .relative = relative,
+                               .mass = mass,
+                               .batch = block / parts() / p_.heads,
+                               .head = head,
+                               .first_panel = first,
+                               .end_panel = std::min(first + panels_.per_task, panels_.count)};
+        if (head < p_.heads_kept)
+          target_.forward(task, context.worker<float>(worker));
+        else if (p_.dtype == DType::f32)
+          drop<float>(task);
+        else
+          drop<bf16>(task);
+      }
+    });
+    if (!p_.want_mass) return;
+    context.pool->parallel_for(p_.batch * p_.heads, [&](int64_t head, int) {
+      float* to = static_cast<float*>(args.mass) + head * p_.tk;
+      const float* from = masses + head * parts() * p_.tk;
+      std::copy_n(from, p_.tk, to);
+      for (int64_t part = 1; part < parts(); ++part)
+        for (int64_t j = 0; j < p_.tk; ++j) to[j] += from[part * p_.tk + j];
     });
   }
 
  private:
+  // Into how many pieces the queries of a head are cut.
+  int64_t parts() const {
+    return p_.want_mass ? std::min(panels_.tasks, kMassParts) : panels_.tasks;
+  }
   // Zeros for the queries of a head that is not kept.
   template <class T>
   void drop(const ForwardTask& task) const {
@@ -465,8 +603,10 @@ class HwyForward final : public KernelPlan<AttentionArgs> {
     for (int64_t i = panels_.first_query(task.first_panel); i < end; ++i) {
       std::fill_n(row(static_cast<T*>(task.args.out), p_.out, task.batch, i, task.head),
                   p_.value_dim, T(0.0f));
-      if (p_.want_lse && task.args.lse)
-        static_cast<float*>(task.args.lse)[(task.batch * p_.heads + task.head) * p_.tq + i] = 0;
+      const int64_t row_of_all = (task.batch * p_.heads + task.head) * p_.tq + i;
+      if (p_.want_lse && task.args.lse) static_cast<float*>(task.args.lse)[row_of_all] = 0;
+      if (p_.want_entropy) static_cast<float*>(task.args.entropy)[row_of_all] = 0;
+      if (p_.top_links > 0) clear_top(p_, task.args, row_of_all, 1);
     }
   }
 

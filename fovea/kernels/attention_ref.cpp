@@ -6,6 +6,7 @@
 
 #include "fovea/base/error.h"
 #include "fovea/kernels/attention_cache.h"
+#include "fovea/kernels/attention_dropout.h"
 #include "fovea/kernels/attention_normalise_ref.h"
 #include "fovea/kernels/attention_rows.h"
 #include "fovea/kernels/attention_seen.h"
@@ -57,7 +58,8 @@ class Links {
   using Number = LseType<T>;  // of biases
 
   Links(const AttentionProblem& p, const AttentionLinks& links, int64_t b, int64_t h, int64_t i)
-      : p_(p), h_(h), i_(i), seen_(Seen(p, links, b).of(i)) {
+      : p_(p), h_(h), i_(i), seen_(Seen(p, links, b, h).of(i)), dropout_(p, links, b, h) {
+    if (p.span) span_ = HeadSpan(p, links, h);
     if (p.mask) mask_ = links_row(links.mask, p.mask_plane, b, h, i);
     if (p.block > 0) blocks_ = block_row(p, links, b, h, i);
     if (p.bias) bias_ = links_row(static_cast<const Number*>(links.bias), p.bias_plane, b, h, i);
@@ -78,15 +80,24 @@ class Links {
     return p_.soft_cap * t;
   }
   double added(int64_t j) const {
-    return (bias_ ? number(bias_[j]) : 0.0) + (distances_ ? number(distances_[j]) : 0.0);
+    return (bias_ ? number(bias_[j]) : 0.0) + (distances_ ? number(distances_[j]) : 0.0) +
+           (span_ ? span_->logarithm(distance(j)) : 0.0);
   }
+  // The derivative of the score by the span.
+  double span_slope(int64_t j) const { return span_ ? span_->slope(distance(j)) : 0.0; }
+  // What dropout multiplies the probability by.
+  double kept(int64_t j) const { return dropout_.keeps(i_, j) ? kept_factor(p_) : 0; }
   // Where in distance_bias the link to key j stands.
   int64_t distance_at(int64_t j) const { return h_ * (p_.tq + p_.tk - 1) + j - i_ + p_.tq - 1; }
 
  private:
+  int64_t distance(int64_t j) const { return std::abs(seen_.position - j); }
+
   const AttentionProblem& p_;
   const int64_t h_, i_;
   const SeenKeys seen_;
+  std::optional<HeadSpan> span_;
+  const LinkDropout dropout_;
   const uint8_t* blocks_ = nullptr;
   const uint8_t* mask_ = nullptr;
   const Number* bias_ = nullptr;
@@ -157,15 +168,19 @@ class RefForward final : public KernelPlan<AttentionArgs> {
 
   explicit RefForward(const AttentionProblem& problem)
       : p_(problem), rotary_(problem), change_(p_, rotary_) {
-    worker_scratch_bytes = static_cast<size_t>((by_softmax(p_) ? 1 : RefNormaliser::kRows) * p_.tk +
-                                               2 * (p_.head_dim + p_.value_dim)) *
-                           sizeof(double);
+    const int64_t rows = by_softmax(p_) ? (p_.want_mass ? 2 : 1) : RefNormaliser::kRows;
+    worker_scratch_bytes =
+        static_cast<size_t>(rows * p_.tk + 2 * (p_.head_dim + p_.value_dim)) * sizeof(double);
   }
 
   void run(const AttentionArgs& args, const KernelContext& context) const noexcept override {
     context.pool->parallel_for(p_.batch * p_.heads, [&](int64_t block, int worker) {
       const int64_t b = block / p_.heads, h = block % p_.heads;
+      double* mass = context.worker<double>(worker) + p_.tk + 2 * (p_.head_dim + p_.value_dim);
+      if (p_.want_mass) std::fill_n(mass, p_.tk, 0.0);
       for (int64_t i = 0; i < p_.tq; ++i) query(args, b, h, i, context.worker<double>(worker));
+      for (int64_t j = 0; p_.want_mass && j < p_.tk; ++j)
+        static_cast<Lse*>(args.mass)[(b * p_.heads + h) * p_.tk + j] = static_cast<Lse>(mass[j]);
     });
   }
 
@@ -181,6 +196,11 @@ class RefForward final : public KernelPlan<AttentionArgs> {
                    : nullptr;
     std::fill_n(out, p_.value_dim, rounded<T>(0));
     if (lse) *lse = 0;
+    Lse* entropy = p_.want_entropy
+                       ? static_cast<Lse*>(args.entropy) + (b * p_.heads + h) * p_.tq + i
+                       : nullptr;
+    if (entropy) *entropy = 0;
+    clear_top(args, b, h, i);
     if (h >= p_.heads_kept) return;
     const Links<T> links(p_, args.links, b, h, i);
     const double sink = sink_of<T>(p_, args.links, h);
@@ -211,6 +231,7 @@ class RefForward final : public KernelPlan<AttentionArgs> {
     }
     std::fill_n(sum_v, p_.value_dim, 0.0);
     double sum = other ? 1 : std::exp(sink - max);
+    double surprise = sum > 0 && !other ? sum * (sink - max) : 0;  // sum of e log e
     if (other) other->forward(args.links.rng, b, h, i, sink);
     for (int64_t j = 0; j < p_.tk; ++j) {
       if (!links.sees(j)) continue;
@@ -218,10 +239,44 @@ class RefForward final : public KernelPlan<AttentionArgs> {
       if (other && e == 0) continue;
       read_row(v, type, b, j, g, p_.value_dim, kv);
       if (!other) sum += e;
-      for (int64_t d = 0; d < p_.value_dim; ++d) sum_v[d] += e * kv[d];
+      if (!other && (e > 0 || std::isnan(e))) surprise += e * (score[j] - max);
+      const double weight = e * links.kept(j);
+      for (int64_t d = 0; d < p_.value_dim; ++d) sum_v[d] += weight * kv[d];
     }
     for (int64_t d = 0; d < p_.value_dim; ++d) out[d] = rounded<T>(sum_v[d] / sum);
-    if (lse && !other) *lse = static_cast<Lse>(max + std::log(sum));
+    if (other) return;
+    if (lse) *lse = static_cast<Lse>(max + std::log(sum));
+    if (entropy) *entropy = static_cast<Lse>(std::log(sum) - surprise / sum);
+    if (!p_.want_mass && p_.top_links == 0) return;
+    double* mass = kv + p_.value_dim + p_.head_dim;
+    for (int64_t j = 0; j < p_.tk; ++j) {
+      if (!links.sees(j)) continue;
+      const double probability = std::exp(score[j] - max) / sum;
+      if (p_.want_mass) mass[j] += probability;
+      insert_top(args, b, h, i, j, static_cast<Lse>(probability));
+    }
+  }
+
+  void clear_top(const AttentionArgs& args, int64_t b, int64_t h, int64_t i) const {
+    const int64_t at = ((b * p_.heads + h) * p_.tq + i) * p_.top_links;
+    if (p_.top_links == 0) return;
+    std::fill_n(args.top_keys + at, p_.top_links, -1);
+    std::fill_n(static_cast<Lse*>(args.top_probabilities) + at, p_.top_links, Lse(0));
+  }
+  void insert_top(const AttentionArgs& args, int64_t b, int64_t h, int64_t i, int64_t key,
+                  Lse probability) const {
+    const int64_t first = ((b * p_.heads + h) * p_.tq + i) * p_.top_links;
+    Lse* probabilities = static_cast<Lse*>(args.top_probabilities) + first;
+    int32_t* keys = args.top_keys + first;
+    int64_t at = p_.top_links;
+    for (; at > 0 && probabilities[at - 1] < probability; --at) {
+      if (at == p_.top_links) continue;
+      probabilities[at] = probabilities[at - 1];
+      keys[at] = keys[at - 1];
+    }
+    if (at == p_.top_links) return;
+    probabilities[at] = probability;
+    keys[at] = static_cast<int32_t>(key);
   }
 
   AttentionProblem p_;
@@ -229,8 +284,9 @@ class RefForward final : public KernelPlan<AttentionArgs> {
   RowChange change_;
 };
 
-// With P = exp(S - lse), dP = dO V^T and delta = rowsum(dO * O):
-//   dS = P * (dP - delta), dQ = scale dS K, dK = scale dS^T Q, dV = P^T dO.
+// With P = exp(S - lse), dP = M * (dO V^T) for what dropout multiplies P by, and
+// delta = rowsum(dO * O):
+//   dS = P * (dP - delta), dQ = scale dS K, dK = scale dS^T Q, dV = (M * P)^T dO.
 // Another normaliser makes P from S again, and dS from dP.
 template <class T>
 class RefBackward final : public KernelPlan<AttentionBackwardArgs> {
@@ -251,8 +307,8 @@ class RefBackward final : public KernelPlan<AttentionBackwardArgs> {
     const AttentionBackwardArgs args = named(p_, wanted);
     zero_shared(args);
     // What several heads add to is summed up by one task.
-    const bool shared =
-        args.dbias || args.ddistance_bias || args.dsinks || args.dtemperatures || p_.relative_keys;
+    const bool shared = args.dbias || args.ddistance_bias || args.dsinks || args.dtemperatures ||
+                        args.dspans || p_.relative_keys;
     const int64_t heads = p_.batch * p_.kv_heads, each = shared ? heads : 1;
     context.pool->parallel_for(heads / each, [&](int64_t task, int worker) {
       for (int64_t n = task * each; n < (task + 1) * each; ++n)
@@ -270,6 +326,7 @@ class RefBackward final : public KernelPlan<AttentionBackwardArgs> {
                                                  {args.dposition_biases, p_.heads}};
     for (const auto& [to, rows] : rows_of)
       if (to) std::fill_n(static_cast<Lse*>(to), rows * p_.head_dim, Lse(0));
+    if (args.dspans) std::fill_n(static_cast<Lse*>(args.dspans), p_.heads, Lse(0));
     if (args.ddistance_bias)
       std::fill_n(static_cast<Lse*>(args.ddistance_bias), p_.heads * (p_.tq + p_.tk - 1), Lse(0));
     if (!args.dbias) return;
@@ -362,12 +419,15 @@ class RefBackward final : public KernelPlan<AttentionBackwardArgs> {
       const double* k = x.k + j * p_.head_dim;
       double slope, product;
       const double score = score_of(j, product, slope);
+      const double kept = links.kept(j);
       const double prob = other ? other->weight[j] : std::exp(score - lse);
-      const double dscore = other ? other->dweight[j] : prob * (dprob_of(j) - delta);
+      const double dscore = other ? other->dweight[j] : prob * (kept * dprob_of(j) - delta);
       if (prob == 0 && dscore == 0) continue;
       if (dbias) dbias[j] += static_cast<Lse>(dscore);
       if (args.ddistance_bias)
         static_cast<Lse*>(args.ddistance_bias)[links.distance_at(j)] += static_cast<Lse>(dscore);
+      if (args.dspans)
+        static_cast<Lse*>(args.dspans)[h] += static_cast<Lse>(dscore * links.span_slope(j));
       dtemperature += product * slope * dscore;
       const double ds = temperature * p_.scale * slope * dscore;
       double* dkj = x.dk + j * p_.head_dim;
@@ -377,7 +437,7 @@ class RefBackward final : public KernelPlan<AttentionBackwardArgs> {
         dkj[d] += ds * (x.q[d] + relative.content(d));
       }
       if (relative) add_relative(args, relative, x, h, i, j, ds);
-      for (int64_t d = 0; d < p_.value_dim; ++d) dvj[d] += prob * number(dout[d]);
+      for (int64_t d = 0; d < p_.value_dim; ++d) dvj[d] += kept * prob * number(dout[d]);
     }
     change_.undo(x.dq, x.given, first_query_position(p_) + i);
     if (args.dtemperatures)

@@ -171,6 +171,21 @@ HWY_INLINE void reverse_distances(const AttentionProblem& p, const float* from, 
   for (int64_t n = 0; n < count; ++n) to[n] = from[count - 1 - n] * static_cast<float>(kLog2E);
   for (int64_t n = count; n < attention_detail::distance_row(p); ++n) to[n] = 0;
 }
+// All that is added to the scores of one head by distance, likewise: biases and the logarithm of
+// what its span leaves.
+HWY_INLINE void head_distances(const AttentionProblem& p, const AttentionLinks& links, int64_t head,
+                               float* to) {
+  const int64_t count = p.tq + p.tk - 1;
+  if (p.distance_bias) {
+    reverse_distances(p, static_cast<const float*>(links.distance_bias) + head * count, to);
+  } else {
+    for (int64_t n = 0; n < attention_detail::distance_row(p); ++n) to[n] = 0;
+  }
+  if (!p.span) return;
+  const attention_detail::HeadSpan span(p, links, head);
+  for (int64_t n = 0; n < count; ++n)
+    to[n] += static_cast<float>(span.logarithm(attention_detail::distance_of(p, n)) * kLog2E);
+}
 
 // What is added to the scores of one head, and hidden beside positions.
 class ScoreLinks {
@@ -183,7 +198,8 @@ class ScoreLinks {
     if (p.bias)
       bias_ = attention_detail::links_row(static_cast<const float*>(links.bias), p.bias_plane,
                                           batch, head, 0);
-    if (p.distance_bias) distances_ = distances + head * attention_detail::distance_row(p);
+    if (attention_detail::has_distances(p))
+      distances_ = distances + head * attention_detail::distance_row(p);
   }
 
   // Whether apply() does anything.

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <algorithm>
+#include <cmath>
 #include <cstdint>
 #include <limits>
 
@@ -28,7 +29,7 @@ inline int64_t key_length(const AttentionProblem& p, const int32_t* lengths, int
 // only every dilation-th counts from the query's own position. The ends of both ranges grow with
 // the query; low_end does from one global query to the next, and among the others.
 struct SeenKeys {
-  KeyRange hard;        // by length and document
+  KeyRange hard;        // by length, document and span
   KeyRange near;        // by causal mask and window
   int64_t low_end = 0;  // by prefix and global tokens
   int64_t position = 0;
@@ -40,11 +41,39 @@ struct SeenKeys {
   }
 };
 
-// Of one row of the batch.
+// The span of a head with its ramp: what it makes of exp(score) by the distance of query and key.
+struct HeadSpan {
+  HeadSpan(const AttentionProblem& p, const AttentionLinks& links, int64_t head)
+      : ramp(p.span_ramp),
+        span(p.dtype == DType::f64
+                 ? static_cast<const double*>(links.spans)[head]
+                 : static_cast<double>(static_cast<const float*>(links.spans)[head])) {}
+
+  double logarithm(int64_t distance) const {
+    const double left = span + ramp - static_cast<double>(distance);
+    return left >= ramp ? 0.0 : left <= 0 ? -HUGE_VAL : std::log(left / ramp);
+  }
+  // Its derivative by the span.
+  double slope(int64_t distance) const {
+    const double left = span + ramp - static_cast<double>(distance);
+    return left > 0 && left < ramp ? 1 / left : 0.0;
+  }
+  // The largest distance that is seen; -1: none. Not a number: what it makes of scores shows it.
+  int64_t reach(int64_t most) const {
+    const double end = span + ramp;
+    if (!(end <= static_cast<double>(most))) return most;
+    return end > 0 ? static_cast<int64_t>(std::ceil(end)) - 1 : -1;
+  }
+
+  double ramp, span;
+};
+
+// Of one row of the batch, and with spans of one head.
 class Seen {
  public:
-  Seen(const AttentionProblem& p, const AttentionLinks& links, int64_t batch)
+  Seen(const AttentionProblem& p, const AttentionLinks& links, int64_t batch, int64_t head = 0)
       : p_(p),
+        reach_(p.span ? HeadSpan(p, links, head).reach(p.tq + p.tk) : p.tq + p.tk),
         length_(key_length(p, links.key_lengths, batch)),
         starts_(p.documents > 0 ? links.document_starts + batch * (p.documents + 1) : nullptr) {}
 
@@ -55,6 +84,7 @@ class Seen {
     s.position = query + (p_.align == AttentionAlign::lower_right ? p_.tk - p_.tq : 0);
     s.hard = {0, length_};
     if (starts_) s.hard = both(s.hard, document(query));
+    if (p_.span) s.hard = both(s.hard, {s.position - reach_, s.position + reach_ + 1});
     const int64_t causal_end = p_.causal ? std::max<int64_t>(0, s.position + 1) : p_.tk;
     const bool global = p_.global_tokens > 0 && s.position < p_.global_tokens;
     s.low_end = global ? causal_end : std::min(p_.global_tokens, causal_end);
@@ -76,6 +106,7 @@ class Seen {
   }
 
   const AttentionProblem& p_;
+  const int64_t reach_;  // of the head's span
   const int64_t length_;
   const int32_t* const starts_;
 };
@@ -89,7 +120,7 @@ inline bool has_gaps(const AttentionProblem& p) {
 }
 // Whether every query sees every key up to the length.
 inline bool sees_all(const AttentionProblem& p) {
-  return !p.causal && p.window_left < 0 && p.window_right < 0 && p.documents == 0;
+  return !p.causal && p.window_left < 0 && p.window_right < 0 && p.documents == 0 && !p.span;
 }
 
 // The keys that some of the queries from the first to the last see, and those that all of them do.
@@ -139,16 +170,25 @@ void each_run(const AttentionProblem& p, const uint8_t* blocks, KeyRange keys, c
   }
 }
 
+// Whether something is added to scores by distance.
+inline bool has_distances(const AttentionProblem& p) { return p.distance_bias || p.span; }
+// |p - j| of element n of the distance biases as the kernels keep them, by i - j + tk - 1.
+inline int64_t distance_of(const AttentionProblem& p, int64_t n) {
+  const int64_t behind =
+      n - (p.tk - 1) + (p.align == AttentionAlign::lower_right ? p.tk - p.tq : 0);
+  return behind < 0 ? -behind : behind;
+}
 // From the distance biases of one head to those of the next where they lie in scratch: whole
 // vectors may be read beyond the last one.
 inline int64_t distance_row(const AttentionProblem& p) { return padded(p.tq + p.tk - 1 + 128); }
 
-// Whether links depend on nothing but causal mask, window and length, and scores on nothing but
-// rows of q and k as they are.
+// Whether links depend on nothing but causal mask, window and length, all of them count, scores
+// depend on nothing but rows of q and k as they are, and the result is all that is wanted.
 inline bool is_plain(const AttentionProblem& p) {
   return !has_gaps(p) && p.documents == 0 && !p.mask && p.block == 0 && !p.bias &&
          !p.distance_bias && !p.sink && p.soft_cap == 0 && !p.cosine && p.rotary == 0 &&
-         !p.temperature && !p.relative_keys && by_softmax(p);
+         !p.temperature && !p.relative_keys && !p.span && p.dropout == 0 && by_softmax(p) &&
+         !wants_statistics(p);
 }
 
 // Without gradients of what the problem does not have.
@@ -160,6 +200,7 @@ inline AttentionBackwardArgs named(const AttentionProblem& p, AttentionBackwardA
   if (!p.relative_keys) args.drelative_keys = nullptr;
   if (!p.content_bias) args.dcontent_biases = nullptr;
   if (!p.position_bias) args.dposition_biases = nullptr;
+  if (!p.span) args.dspans = nullptr;
   return args;
 }
 

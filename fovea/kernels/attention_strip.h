@@ -18,7 +18,7 @@ constexpr int64_t kStripQueries = 16;  // of a panel
 constexpr int64_t kStripKeys = 128;    // of a product
 
 inline bool takes_strips(const AttentionProblem& p) {
-  return !by_softmax(p) && !reads_cache(p) && !p.relative_keys &&
+  return !by_softmax(p) && !reads_cache(p) && !p.relative_keys && !p.span &&
          (p.dtype == DType::f32 || p.dtype == DType::bf16) && p.head_dim <= 256 &&
          p.value_dim <= 256;
 }

@@ -2,6 +2,7 @@
 // order of the work.
 #pragma once
 
+#include <cmath>
 #include <cstdint>
 #include <span>
 
@@ -28,5 +29,11 @@ struct DropoutArgs {
   void* y = nullptr;             // may lie where x lies
 };
 std::span<const Kernel<DropoutProblem, DropoutArgs>> dropout_kernels();
+
+// Kept are random bits with bits >> 8 >= this, which says philox_unit(bits) >= rate without
+// conversions.
+inline int32_t dropout_threshold(double rate) {
+  return static_cast<int32_t>(std::ceil(double{static_cast<float>(rate)} * 0x1p24));
+}
 
 }  // namespace fovea

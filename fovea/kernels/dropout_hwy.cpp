@@ -1,5 +1,4 @@
 // Dropout in SIMD of each target, with the same numbers as "ref".
-#include <cmath>
 #include <memory>
 
 #define HWY_TARGET_INCLUDE "fovea/kernels/dropout_hwy.cpp"
@@ -109,7 +108,7 @@ class DropoutHwy final : public KernelPlan<DropoutArgs> {
   DropoutHwy(const DropoutProblem& p, RunFunction function)
       : p_(p),
         function_(function),
-        threshold_(static_cast<int32_t>(std::ceil(double{static_cast<float>(p.rate)} * 0x1p24))),
+        threshold_(dropout_threshold(p.rate)),
         scale_(p.rate < 1 ? static_cast<float>(1 / (1 - p.rate)) : 0.0f) {}
 
   void run(const DropoutArgs& args, const KernelContext& context) const noexcept override {

@@ -1,7 +1,6 @@
 #include "fovea/kernels/dropout.h"
 
 #include <algorithm>
-#include <cmath>
 #include <memory>
 
 #include "fovea/kernels/hwy_lists.h"
@@ -49,7 +48,7 @@ class DropoutPlan final : public KernelPlan<DropoutArgs> {
  public:
   explicit DropoutPlan(const DropoutProblem& p)
       : p_(p),
-        threshold_(static_cast<int32_t>(std::ceil(double{static_cast<float>(p.rate)} * 0x1p24))),
+        threshold_(dropout_threshold(p.rate)),
         scale_(p.rate < 1 ? static_cast<T>(1 / (1 - p.rate)) : T{0}) {}
 
   void run(const DropoutArgs& args, const KernelContext& context) const noexcept override {
@@ -79,7 +78,7 @@ class DropoutPlan final : public KernelPlan<DropoutArgs> {
 
  private:
   DropoutProblem p_;
-  int32_t threshold_;  // philox_unit(r) >= rate is r >> 8 >= rate 2^24, without conversions
+  int32_t threshold_;
   T scale_;
 };
 

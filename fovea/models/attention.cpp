@@ -39,6 +39,7 @@ void check_score(const AttentionOptions& o) {
   refuse("normaliser", o.normaliser != Normaliser::softmax);
   refuse("top_k", o.top_k != 0);
   refuse("softmax_temperature", o.softmax_temperature != 1);
+  refuse("dropout", o.dropout != 0);
   refuse("distance_bias", o.distance_bias != DistanceBias::none);
   if (o.score != AttentionScore::linear) return;
   refuse("window_left", o.window_left >= 0);
@@ -53,6 +54,9 @@ void check(const AttentionOptions& o, int64_t heads) {
        {std::pair("window_left", o.window_left), std::pair("window_right", o.window_right)})
     if (value < -1)
       wrong(fmt::format("{}: expected a number of tokens, or -1 for no limit, got {}", key, value));
+  if (!(o.dropout >= 0 && o.dropout < 1))
+    wrong(
+        fmt::format("dropout: expected a share from 0 up to, not including, 1, got {}", o.dropout));
   check_score(o);
   if (is_random(o.normaliser))
     wrong(
@@ -89,9 +93,11 @@ Value relative_keys(Graph& g, const Shape& q, int64_t heads, const AttentionOpti
   return ops::transpose(g, r, {1, 0, 2});
 }
 
-Value dot_attention(Graph& g, Value q, Value k, Value v, int64_t heads, const AttentionOptions& o) {
+Value dot_attention(Graph& g, Value q, Value k, Value v, int64_t heads, const AttentionOptions& o,
+                    Value rng) {
   const Size tokens = g.shape(q)[1];
   ops::AttentionLinkValues links;
+  if (o.dropout > 0) links.rng = rng;
   {
     const Graph::Scope scope(g, "attn");
     if (o.sink) links.sink = ops::weight(g, "sink", {heads}, 0);
@@ -129,12 +135,14 @@ Value dot_attention(Graph& g, Value q, Value k, Value v, int64_t heads, const At
                          .cosine = o.cosine,
                          .rotary = o.rotary,
                          .rotary_base = o.rotary_base,
-                         .rotary_layout = o.rotary_layout},
+                         .rotary_layout = o.rotary_layout,
+                         .dropout = rng ? o.dropout : 0},
                         links, "attn");
 }
 
-Value attend(Graph& g, Value q, Value k, Value v, int64_t heads, const AttentionOptions& o) {
-  if (o.score == AttentionScore::dot) return dot_attention(g, q, k, v, heads, o);
+Value attend(Graph& g, Value q, Value k, Value v, int64_t heads, const AttentionOptions& o,
+             Value rng) {
+  if (o.score == AttentionScore::dot) return dot_attention(g, q, k, v, heads, o, rng);
   if (o.score == AttentionScore::linear)
     return ops::linear_attention(
         g, q, k, v, {.heads = heads, .kv_heads = o.kv_heads, .causal = o.causal}, "attn");
@@ -209,7 +217,7 @@ Value bucket_bias(Graph& g, int64_t heads, const Size& tokens, int64_t buckets, 
   return ops::transpose(g, ops::gather(g, table, places), {1, 0});
 }
 
-Value self_attention(Graph& g, Value x, int64_t heads, const AttentionOptions& o) {
+Value self_attention(Graph& g, Value x, int64_t heads, const AttentionOptions& o, Value rng) {
   check(o, heads);
   const int64_t width = g.shape(x)[2].constant();
   const int64_t kv_width = width / heads * (o.kv_heads ? o.kv_heads : heads);
@@ -218,7 +226,7 @@ Value self_attention(Graph& g, Value x, int64_t heads, const AttentionOptions& o
   const Value v = ops::linear(g, "v", x, kv_width);
   Value a;
   try {
-    a = attend(g, q, k, v, heads, o);
+    a = attend(g, q, k, v, heads, o, rng);
   } catch (const Error& e) {
     // What the op refuses, as a complaint about the recipe.
     const std::string_view message = e.what();

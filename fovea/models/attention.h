@@ -56,6 +56,7 @@ struct AttentionOptions {
   Normaliser normaliser = Normaliser::softmax;  // those that draw no noise
   int64_t top_k = 0;                            // of the normaliser top_k: keys of each query
   double softmax_temperature = 1;               // of the normaliser hard
+  double dropout = 0;                           // of the probabilities, in training
   DistanceBias distance_bias = DistanceBias::none;
   int64_t buckets = 32;           // of distance_bias = "buckets"
   int64_t bucket_distance = 128;  // from here on all distances share the last bucket
@@ -81,6 +82,7 @@ struct AttentionOptions {
     v("normaliser", normaliser);
     v("top_k", top_k);
     v("softmax_temperature", softmax_temperature);
+    v("dropout", dropout);
     v("distance_bias", distance_bias);
     v("buckets", buckets);
     v("bucket_distance", bucket_distance);
@@ -90,8 +92,10 @@ struct AttentionOptions {
 // Attention of x [B,T,C] to itself, with the projections q, k, v and out: -> [B,T,C]. The node is
 // named attn. The key has no bias where its true gradient is zero (AdamW would turn its
 // rounding noise into full steps) or that of the query does as well; score = "linear" needs one.
-// Throws Error naming the keys that do not go together.
-Value self_attention(Graph& g, Value x, int64_t heads, const AttentionOptions& options);
+// Throws Error naming the keys that do not go together. rng: i32 [3], read by dropout; empty where
+// nothing is trained, and nothing dropped.
+Value self_attention(Graph& g, Value x, int64_t heads, const AttentionOptions& options,
+                     Value rng = {});
 
 // A table for AttentionLink::distance_bias, f32 [H,2T-1], element j - i + T - 1.
 // The slopes are 2^(-8 h / H) for h = 1 .. H; where H is no power of two, those of the next smaller

@@ -98,6 +98,9 @@ TEST(SelfAttention, OptionsThatDoNotGoTogetherAreErrorsThatNameBoth) {
           {.score = AttentionScore::additive, .temperature = true});
   refused("sink: score=\"additive\" does not take it",
           {.score = AttentionScore::additive, .sink = true});
+  refused("dropout: expected a share from 0 up to, not including, 1, got 1", {.dropout = 1});
+  refused("dropout: score=\"linear\" does not take it",
+          {.score = AttentionScore::linear, .dropout = 0.1});
   refused("distance_bias: score=\"subtraction\" does not",
           {.score = AttentionScore::subtraction, .distance_bias = DistanceBias::alibi});
   refused("window_left: score=\"linear\" does not",

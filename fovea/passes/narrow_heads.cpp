@@ -42,7 +42,7 @@ class Narrower {
     if (n.op->name != "attention") return;
     auto a = n.attrs.get<AttentionAttrs>();
     const int64_t group = a.heads / a.kv(), kept = a.kept();
-    if (a.packed || a.lse || kept == a.heads || kept == 0 || kept % group != 0) return;
+    if (a.packed || n.types.size() > 1 || kept == a.heads || kept == 0 || kept % group != 0) return;
     if (a.links() > 0) return;  // those of each head are not cut
     for (Value v : n.inputs)
       if (graph_.node(v).op->name != "linear" || graph_.node(v).types.size() != 1 ||

@@ -40,6 +40,10 @@ void add_links(const NodeProblem& n, const AttentionAttrs& a, AttentionProblem& 
                   .top_k = a.top_k,
                   .softmax_temperature = a.softmax_temperature,
                   .stream = stream_id(a.noise_stream())};
+  p.span = a.span;
+  p.span_ramp = a.span_ramp;
+  p.dropout = a.dropout;
+  p.stream = stream_id(a.stream);
   const auto dims = [&](AttentionLink link) {
     return n.input_dims(static_cast<size_t>(a.input(link)));
   };
@@ -72,6 +76,7 @@ class LinkInputs {
             .relative_keys = at(AttentionLink::relative_keys, floats),
             .content_biases = at(AttentionLink::content_bias, floats),
             .position_biases = at(AttentionLink::position_bias, floats),
+            .spans = at(AttentionLink::span, floats),
             .rng = at(AttentionLink::rng, numbers)};
   }
 
@@ -145,18 +150,26 @@ class Operands {
 };
 
 std::unique_ptr<NodePlan> bind_attention(const NodeProblem& n, const KernelChoice& choice) {
+  const auto& a = n.attrs<AttentionAttrs>();
   AttentionProblem p = problem_of(n);
-  p.want_lse = n.attrs<AttentionAttrs>().lse;
-  return bind_kernel(n, "attention", attention_kernels(), p, choice,
-                     [o = Operands(n), links = LinkInputs(n.attrs<AttentionAttrs>()),
-                      lse = p.want_lse](const void* const* in, void* const* out) {
-                       return AttentionArgs{.q = o.q(in),
-                                            .k = o.k(in),
-                                            .v = o.v(in),
-                                            .out = out[0],
-                                            .lse = lse ? out[1] : nullptr,
-                                            .links = links(in)};
-                     });
+  p.want_lse = a.lse;
+  p.want_entropy = a.entropy;
+  p.want_mass = a.mass;
+  p.top_links = a.top_links;
+  return bind_kernel(
+      n, "attention", attention_kernels(), p, choice,
+      [o = Operands(n), links = LinkInputs(a), a](const void* const* in, void* const* out) {
+        AttentionArgs args{
+            .q = o.q(in), .k = o.k(in), .v = o.v(in), .out = out[0], .links = links(in)};
+        if (a.lse) args.lse = out[a.lse_output()];
+        if (a.entropy) args.entropy = out[a.entropy_output()];
+        if (a.mass) args.mass = out[a.mass_output()];
+        if (a.top_links > 0) {
+          args.top_keys = static_cast<int32_t*>(out[a.top_keys_output()]);
+          args.top_probabilities = out[a.top_probabilities_output()];
+        }
+        return args;
+      });
 }
 
 std::unique_ptr<NodePlan> bind_attention_grad(const NodeProblem& n, const KernelChoice& choice) {
@@ -182,6 +195,7 @@ std::unique_ptr<NodePlan> bind_attention_grad(const NodeProblem& n, const Kernel
       if (a.relative_keys) args.drelative_keys = *next++;
       if (a.content_bias) args.dcontent_biases = *next++;
       if (a.position_bias) args.dposition_biases = *next++;
+      if (a.span) args.dspans = *next++;
     }
     return args;
   };

@@ -30,6 +30,19 @@ TEST(ImageClassification, GivesGraphsForInferenceAndTraining) {
   EXPECT_EQ(print_graph(parse_graph(print_graph(task.train))), print_graph(task.train));
 }
 
+TEST(ImageClassification, AttentionDropsProbabilitiesWhenItTrains) {
+  const Task task = make(kModel + "[model.attention]\ndropout = 0.2\n");
+  const auto attention = [](const Graph& g) {
+    return g.node(g.find("vit.enc.1.attn")).attrs.get<AttentionAttrs>();
+  };
+  EXPECT_EQ(attention(task.train).dropout, 0.2);
+  EXPECT_EQ(attention(task.train).stream, "vit.enc.1.attn");
+  EXPECT_EQ(attention(task.infer).dropout, 0);
+  expect_error(ErrorCode::invalid_argument,
+               "[model.attention] dropout: expected a share from 0 up to",
+               [] { make(kModel + "[model.attention]\ndropout = 1.5\n"); });
+}
+
 TEST(ImageClassification, AttentionNodesHaveStableNamesAndTheRecipesAttributes) {
   const Task task = make(kModel + "[model.attention]\nkv_heads = 1\nwindow_left = 3\n");
   const int id = task.infer.find("vit.enc.1.attn");
