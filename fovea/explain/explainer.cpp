@@ -55,18 +55,37 @@ Explainer::Explainer(Graph exposed, const TokenGrid& grid, std::shared_ptr<Threa
   batch_ = std::clamp<int64_t>(kMapNumbers / std::max<int64_t>(numbers, 1), 1, kMostImages);
 }
 
+// Of inputs that have a row for each image those rows; a size that does not divide goes on as it
+// is, and the reader refuses it.
+ModelInputs Explainer::part_of(const ModelInputs& more, size_t first, size_t count,
+                               size_t all) const {
+  ModelInputs part = more;
+  for (auto& [name, bytes] : part) {
+    const int id = graph().find(name);
+    if (id < 0 || graph().shape({id, 0}).empty() || graph().shape({id, 0})[0].is_constant() ||
+        bytes.size() % all != 0)
+      continue;
+    const size_t row = bytes.size() / all;
+    bytes = bytes.subspan(first * row, count * row);
+  }
+  return part;
+}
+
 std::vector<Explanation> Explainer::explain(std::span<const uint8_t> images,
-                                            std::span<const int32_t> classes) {
+                                            std::span<const int32_t> classes,
+                                            const ModelInputs& more) {
   std::vector<Explanation> all;
   const auto step = static_cast<size_t>(batch_);
   const auto bytes = static_cast<size_t>(image_bytes_);
   // What is no whole number of images goes on as one piece, which the reader refuses.
   const size_t count = images.size() % bytes == 0 ? images.size() / bytes : 0;
-  if (count == 0 || (!classes.empty() && classes.size() != count)) reader_.read(images, classes);
+  if (count == 0 || (!classes.empty() && classes.size() != count))
+    reader_.read(images, classes, more);
   for (size_t at = 0; at < count; at += step) {
     const size_t n = std::min(step, count - at);
     const auto chosen = classes.empty() ? classes : classes.subspan(at, n);
-    const AttentionMaps maps = reader_.read(images.subspan(at * bytes, n * bytes), chosen);
+    const AttentionMaps maps =
+        reader_.read(images.subspan(at * bytes, n * bytes), chosen, part_of(more, at, n, count));
     for (size_t i = 0; i < n; ++i) {
       all.push_back(explanation_of(maps, static_cast<int64_t>(i)));
       if (!chosen.empty() && chosen[i] >= 0) all.back().explained = chosen[i];

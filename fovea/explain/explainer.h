@@ -31,15 +31,19 @@ class Explainer {
   // (unsupported) where the attention is not one over the tokens of the grid.
   Explainer(Graph exposed, const TokenGrid& grid, std::shared_ptr<ThreadPool> pool);
 
-  // images u8 [N,H,W,C]; classes i32 [N], or none: those that the model predicts. Throws what
-  // AttentionReader::read throws.
+  // images u8 [N,H,W,C]; classes i32 [N], or none: those that the model predicts; more: the model's
+  // other inputs, which are the same for every image (a mask [1,1,T,T]) or begin with the N of the
+  // images. Throws what AttentionReader::read throws.
   std::vector<Explanation> explain(std::span<const uint8_t> images,
-                                   std::span<const int32_t> classes = {});
+                                   std::span<const int32_t> classes = {},
+                                   const ModelInputs& more = {});
 
   const TokenGrid& grid() const { return grid_; }
   const Graph& graph() const { return reader_.graph(); }
 
  private:
+  ModelInputs part_of(const ModelInputs& more, size_t first, size_t count, size_t all) const;
+
   TokenGrid grid_;
   AttentionReader reader_;
   int64_t image_bytes_ = 0;

@@ -51,7 +51,8 @@ Value keys_ahead(Graph& g, const AttentionAttrs& a, const Size& tq, const Size& 
   return ops::sub(g, key, query_positions(g, a, tq, key));
 }
 
-// bool [Tq,Tk]: the links that positions leave; empty when all.
+}  // namespace
+
 Value by_position(Graph& g, const AttentionAttrs& a, const Size& tq, const Size& tk) {
   const bool windowed = a.window_left >= 0 || a.window_right >= 0;
   if (!a.causal && !windowed) return {};
@@ -79,6 +80,8 @@ Value by_position(Graph& g, const AttentionAttrs& a, const Size& tq, const Size&
   if (a.prefix > 0) seen = either(g, seen, below(g, key, whole(g, a.prefix)));
   return seen;
 }
+
+namespace {
 
 // [1,Hkv,G,Tq,Tk]: z + R - |p - j| for the span z of each head and its ramp R.
 Value span_left(Graph& g, Value span, const AttentionAttrs& a, const Size& tq, const Size& tk) {

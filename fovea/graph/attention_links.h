@@ -15,6 +15,10 @@ namespace fovea::attention_links {
 void check(const InferContext& c, const AttentionAttrs& a, const Size& batch, const Size& tq,
            const Size& tk);
 
+// bool [Tq,Tk]: the links that positions leave (causal, window, dilation, global tokens, prefix);
+// empty when all.
+Value by_position(Graph& g, const AttentionAttrs& a, const Size& tq, const Size& tk);
+
 // scores [B,Hkv,G,Tq,Tk] of scale q . k -> what the softmax is taken of. `in`: all inputs of
 // attention.
 Value scores(Graph& g, Value scores, std::span<const Value> in, const AttentionAttrs& a,

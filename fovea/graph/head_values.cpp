@@ -51,22 +51,4 @@ Value join_heads(Graph& g, Value x) {
   return ops::reshape(g, v, {s[0], s[3], s[1] * s[2] * s[4]});
 }
 
-Value links_in_window(Graph& g, int64_t left, int64_t right, const Size& tq, const Size& tk) {
-  if (left < 0 && right < 0) return {};
-  // The sizes may be unknown, so places are counted from the end.
-  const auto from_end = [&](Shape shape, int64_t axis) {
-    const Value place = ops::iota(g, DType::i32, std::move(shape), axis);
-    return ops::sub(g, place, g.add("reduce_max", {place}, ReduceAttrs{{axis}, true}));
-  };
-  const Value ahead = ops::sub(g, from_end({1, tk}, 1), from_end({tq, 1}, 0));
-  const auto limit = [&](int64_t n) {
-    return ops::constant(g, static_cast<double>(n), DType::i32);
-  };
-  Value visible;
-  if (right >= 0) visible = ops::binary(g, "less_equal", ahead, limit(right));
-  if (left < 0) return visible;
-  const Value near = ops::binary(g, "greater_equal", ahead, limit(-left));
-  return visible ? ops::binary(g, "logical_and", visible, near) : near;
-}
-
 }  // namespace fovea

@@ -1,4 +1,4 @@
-// What the decompositions of the attention ops share: heads taken apart, and masks over links.
+// What the decompositions of the attention ops share: heads taken apart.
 #pragma once
 
 #include "fovea/graph/graph.h"
@@ -22,9 +22,5 @@ DType wide_type(DType t);
 // [B,T,G*N*D] -> [B,G,N,T,D], and back.
 Value split_heads(Graph& g, Value x, int64_t groups, int64_t in_group);
 Value join_heads(Graph& g, Value x);
-
-// bool [Tq,Tk]: the links that a causal mask and a window leave; empty when all. Query i stands at
-// key i + Tk - Tq. -1: no limit.
-Value links_in_window(Graph& g, int64_t left, int64_t right, const Size& tq, const Size& tk);
 
 }  // namespace fovea

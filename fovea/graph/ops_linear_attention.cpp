@@ -1,5 +1,6 @@
 // Linear attention and its gradient (Katharopoulos et al. 2020). The decomposition is the reference
 // and the fallback; under a causal mask it forms all Tq Tk links, which the kernels do not.
+#include "fovea/graph/attention_links.h"
 #include "fovea/graph/gradient.h"
 #include "fovea/graph/head_values.h"
 #include "fovea/graph/op.h"
@@ -50,7 +51,8 @@ Values decompose_linear_attention(Graph& g, std::span<const Value> in, const Att
   Value sum, mass;
   if (a.causal) {
     Value links = ops::matmul(g, q, k, {.transpose_b = true});  // [B,Hkv,G,Tq,Tk]
-    links = ops::select(g, links_in_window(g, -1, 0, tq, tk), links, zero);
+    const Value seen = attention_links::by_position(g, {.causal = true}, tq, tk);
+    links = ops::select(g, seen, links, zero);
     sum = ops::matmul(g, links, v);
     mass = ops::reduce_sum(g, links, {-1}, true);
   } else {

@@ -5,6 +5,7 @@
 
 #include <cmath>
 
+#include "fovea/graph/attention_links.h"
 #include "fovea/graph/gradient.h"
 #include "fovea/graph/head_values.h"
 #include "fovea/graph/op.h"
@@ -63,8 +64,9 @@ Values decompose_pair_attention(Graph& g, std::span<const Value> in, const PairA
   const Value terms = additive ? ops::unary(g, "tanh", ops::add(g, q, k))
                                : ops::unary(g, "relu", ops::sub(g, q, k));
   Value s = ops::scaled(g, ops::reduce_sum(g, ops::mul(g, terms, w), {-1}), a.scale);
-  const int64_t right = a.causal ? 0 : a.window_right;
-  if (const Value visible = links_in_window(g, a.window_left, right, sq[1], sk[1]))
+  const AttentionAttrs links{
+      .causal = a.causal, .window_left = a.window_left, .window_right = a.window_right};
+  if (const Value visible = attention_links::by_position(g, links, sq[1], sk[1]))
     s = ops::select(g, visible, s, ops::constant(g, -INFINITY, wide));
   const Value o = join_heads(g, ops::matmul(g, ops::softmax(g, s), heads(2, 1)));
   Values out = {ops::cast(g, o, dtype)};

@@ -8,6 +8,7 @@
 
 #include "fovea/base/error.h"
 #include "fovea/graph/gradient.h"
+#include "fovea/graph/op.h"
 #include "fovea/graph/ops.h"
 #include "fovea/infer/evaluator.h"
 #include "fovea/passes/apply_level.h"
@@ -175,7 +176,7 @@ AttentionReader::AttentionReader(Graph exposed, std::shared_ptr<VariableStore> v
 }
 
 AttentionMaps AttentionReader::read(std::span<const uint8_t> images,
-                                    std::span<const int32_t> classes) {
+                                    std::span<const int32_t> classes, const ModelInputs& more) {
   const Shape& shape = image_input_shape(graph(), "[attention] this graph");
   const int64_t size = element_count({shape[1], shape[2], shape[3]}).eval({});
   const auto count = static_cast<int64_t>(images.size()) / size;
@@ -186,6 +187,7 @@ AttentionMaps AttentionReader::read(std::span<const uint8_t> images,
   Execution& execution = session_.prepare({{"B", count}});
   std::memcpy(execution.input(kImageInput).data(), images.data(), images.size());
   feed_classes(execution, classes, count);
+  feed_more(execution, more, count);
   execution.run();
 
   AttentionMaps maps;
@@ -209,6 +211,34 @@ AttentionMaps AttentionReader::read(std::span<const uint8_t> images,
     maps.nodes.push_back(std::move(map));
   }
   return maps;
+}
+
+void AttentionReader::feed_more(Execution& execution, const ModelInputs& more,
+                                int64_t images) const {
+  std::vector<std::string> names;
+  for (int id = 0; id < graph().size(); ++id) {
+    const Node& node = graph().node(id);
+    if (node.op->name != "input" || node.name == kImageInput || node.name == kAttentionClassInput)
+      continue;
+    const std::string& name = names.emplace_back(node.name);
+    const std::span<std::byte> to = execution.input(name);
+    const auto it = more.find(name);
+    const size_t given = it == more.end() ? 0 : it->second.size();
+    if (it == more.end() || given != to.size())
+      throw Error{
+          ErrorCode::invalid_argument,
+          fmt::format("[attention] the model's input '{}': expected {} bytes for {} image{}, "
+                      "got {} (give it among `more`)",
+                      name, to.size(), images, images == 1 ? "" : "s",
+                      it == more.end() ? "none" : std::to_string(given))};
+    if (given > 0) std::memcpy(to.data(), it->second.data(), given);
+  }
+  for (const auto& [name, bytes] : more)
+    if (std::find(names.begin(), names.end(), name) == names.end())
+      throw Error{ErrorCode::invalid_argument,
+                  fmt::format("[attention] the model has no input '{}' (it has {})", name,
+                              names.empty() ? "none but images"
+                                            : fmt::format("{}", fmt::join(names, ", ")))};
 }
 
 void AttentionReader::feed_classes(Execution& execution, std::span<const int32_t> classes,

@@ -2,7 +2,10 @@
 // itself, and the gradient of a class's logit with respect to them.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
+#include <functional>
+#include <map>
 #include <memory>
 #include <span>
 #include <string>
@@ -53,6 +56,11 @@ struct AttentionMaps {
   std::vector<AttentionMap> nodes;   // in the order of the graph
 };
 
+// What a model reads beside its images, by the names of its inputs: the masks, documents, lengths
+// and biases of its attention, say. As many bytes as the input takes for the images of the call, in
+// its order.
+using ModelInputs = std::map<std::string, std::span<const std::byte>, std::less<>>;
+
 // Runs a graph that expose_attention made, compiled. One thread at a time.
 class AttentionReader {
  public:
@@ -61,14 +69,17 @@ class AttentionReader {
                   std::shared_ptr<ThreadPool> pool);
 
   // images u8 [N,H,W,C]; classes i32 [N] where the graph gives gradients, or none: those that the
-  // model predicts. Throws Error: invalid_argument when the images are not N whole ones of the
-  // model's size, N is 0, a class is none of the model's, or classes are given to a graph without
-  // gradients; non_finite when the model gives no numbers.
-  AttentionMaps read(std::span<const uint8_t> images, std::span<const int32_t> classes = {});
+  // model predicts. more: all other inputs of the model. Throws Error: invalid_argument when the
+  // images are not N whole ones of the model's size, N is 0, a class is none of the model's,
+  // classes are given to a graph without gradients, or `more` lacks an input, has one too many or
+  // another size; non_finite when the model gives no numbers.
+  AttentionMaps read(std::span<const uint8_t> images, std::span<const int32_t> classes = {},
+                     const ModelInputs& more = {});
 
   const Graph& graph() const { return session_.graph(); }
 
  private:
+  void feed_more(Execution& execution, const ModelInputs& more, int64_t images) const;
   void feed_classes(Execution& execution, std::span<const int32_t> classes, int64_t images) const;
 
   Session session_;

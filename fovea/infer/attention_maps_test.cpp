@@ -8,6 +8,7 @@
 
 #include "fovea/base/error.h"
 #include "fovea/base/philox.h"
+#include "fovea/base/test_errors.h"
 #include "fovea/graph/op.h"
 #include "fovea/graph/ops.h"
 #include "fovea/infer/test_model.h"
@@ -290,42 +291,31 @@ TEST(AttentionMaps, AttentionThatIsWrittenOutIsFoundAsWell) {
   }
 }
 
-std::string error_of(const std::function<void()>& act, ErrorCode code) {
-  try {
-    act();
-  } catch (const Error& e) {
-    EXPECT_EQ(e.code(), code);
-    return e.what();
-  }
-  ADD_FAILURE() << "no error";
-  return {};
-}
-
 TEST(AttentionMaps, WhatCannotBeShownIsAnError) {
   const auto unsupported = ErrorCode::unsupported, invalid = ErrorCode::invalid_argument;
-  EXPECT_NE(
-      error_of([] { expose_attention(tiny_bundle().graph); }, unsupported).find("no attention"),
-      std::string::npos);
+  expect_error(unsupported, "no attention", [] { expose_attention(tiny_bundle().graph); });
   Graph headless = small_model();
   headless.remove_output(kLogits);
-  error_of([&] { expose_attention(headless, {.gradients = true}); }, unsupported);
+  expect_error(unsupported, "[attention]",
+               [&] { expose_attention(headless, {.gradients = true}); });
   const Graph model = small_model();
-  error_of([&] { AttentionReader(compile(model), weights_of(model), pool()); }, unsupported);
+  expect_error(unsupported, "[attention]",
+               [&] { AttentionReader(compile(model), weights_of(model), pool()); });
 
   AttentionReader plain(compile(expose_attention(model)), weights_of(model), pool());
-  error_of([&] { plain.read({}); }, invalid);
-  error_of([&] { plain.read(std::vector<uint8_t>(100)); }, invalid);
+  expect_error(invalid, "[attention]", [&] { plain.read({}); });
+  expect_error(invalid, "[attention]", [&] { plain.read(std::vector<uint8_t>(100)); });
   const std::vector<int32_t> one = {1}, beyond = {kClasses};
-  error_of([&] { plain.read(random_images(1), one); }, invalid);
+  expect_error(invalid, "[attention]", [&] { plain.read(random_images(1), one); });
   AttentionReader deep(compile(expose_attention(model, {.gradients = true})), weights_of(model),
                        pool());
-  error_of([&] { deep.read(random_images(2), one); }, invalid);
-  error_of([&] { deep.read(random_images(1), beyond); }, invalid);
+  expect_error(invalid, "[attention]", [&] { deep.read(random_images(2), one); });
+  expect_error(invalid, "[attention]", [&] { deep.read(random_images(1), beyond); });
   auto broken = weights_of(model);
   std::vector<float> nan(16, NAN);
   broken->set("vit.enc.0.norm1.bias", DType::f32, {16}, std::as_bytes(std::span(nan)));
   AttentionReader sick(compile(expose_attention(model)), broken, pool());
-  error_of([&] { sick.read(random_images(1)); }, ErrorCode::non_finite);
+  expect_error(ErrorCode::non_finite, "[attention]", [&] { sick.read(random_images(1)); });
 }
 
 }  // namespace
