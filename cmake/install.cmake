@@ -6,7 +6,8 @@ include(CMakePackageConfigHelpers)
 
 # Headers of a room that only its own sources include. Tests' headers and -inl.h stay here anyway.
 set(private_headers
-    formats/image_codec.h formats/onnx_forms.h formats/onnx_nodes.h formats/tensorboard_message.h
+    formats/image_codec.h formats/onnx_forms.h formats/onnx_nodes.h formats/recipe_parse.h
+    formats/tensorboard_message.h
     kernels/adamw_step.h kernels/amx.h kernels/amx_emulator.h kernels/attention_cache.h
     kernels/attention_decode.h kernels/attention_dropout.h kernels/attention_normalise_ref.h kernels/attention_rows.h
     kernels/attention_seen.h kernels/attention_short.h kernels/attention_strip.h kernels/normaliser_row.h

@@ -141,7 +141,7 @@ std::string draw_chart(const Chart& chart, double left, double top, double width
         "<line x1=\"{:.1f}\" y1=\"{:.1f}\" x2=\"{:.1f}\" y2=\"{:.1f}\" class=\"g\"/>"
         "<text x=\"{:.1f}\" y=\"{:.1f}\" class=\"t\" text-anchor=\"end\">{:.4g}</text>\n",
         plot_left, y(tick), plot_right, y(tick), plot_left - 6, y(tick) + 4, tick);
-  for (const double tick : axis_ticks(xs.least, xs.most, 6))
+  for (const double tick : axis_ticks(xs.least, xs.most, 6, chart.counts))
     out += fmt::format(
         "<line x1=\"{0:.1f}\" y1=\"{1:.1f}\" x2=\"{0:.1f}\" y2=\"{2:.1f}\" class=\"a\"/>"
         "<text x=\"{0:.1f}\" y=\"{3:.1f}\" class=\"t\" text-anchor=\"middle\">{4:.6g}</text>\n",
@@ -186,7 +186,7 @@ std::string draw_table(const ChartTable& table, double top) {
 
 }  // namespace
 
-std::vector<double> axis_ticks(double least, double most, int count) {
+std::vector<double> axis_ticks(double least, double most, int count, bool whole) {
   const double range = most - least;
   if (!(range > 0) || !std::isfinite(range) || count < 1) return {};
   const double rough = range / count;
@@ -197,6 +197,7 @@ std::vector<double> axis_ticks(double least, double most, int count) {
       step = factor * power;
       break;
     }
+  if (whole) step = std::max(step, 1.0);
   std::vector<double> ticks;
   const double first = std::ceil(least / step - 1e-9);
   for (int i = 0; i <= 2 * count; ++i) {

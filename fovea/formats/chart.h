@@ -17,6 +17,7 @@ struct Chart {
   std::string title;
   std::string x_title;
   std::vector<ChartLine> lines;
+  bool counts = false;  // x counts something (steps, epochs): its axis shows whole numbers
 };
 
 struct ChartTable {
@@ -36,7 +37,8 @@ struct ChartPage {
 // are those of Okabe and Ito (2008), which the colour-blind tell apart.
 std::string svg_page(const ChartPage& page);
 
-// Round numbers that cover [least, most], about `count` of them, from the smallest.
-std::vector<double> axis_ticks(double least, double most, int count);
+// Round numbers that cover [least, most], about `count` of them, from the smallest; `whole`: none
+// between whole numbers.
+std::vector<double> axis_ticks(double least, double most, int count, bool whole = false);
 
 }  // namespace fovea

@@ -21,6 +21,11 @@ TEST(Chart, TicksAreRoundNumbersWithinTheRange) {
   EXPECT_EQ(ticks[1], 0);
   EXPECT_NEAR(ticks.back(), 0.6, 1e-12);
   EXPECT_TRUE(axis_ticks(1, 1, 5).empty());
+  // What is counted has nothing in between.
+  EXPECT_EQ(axis_ticks(1, 3, 6), (std::vector<double>{1, 1.5, 2, 2.5, 3}));
+  EXPECT_EQ(axis_ticks(1, 3, 6, true), (std::vector<double>{1, 2, 3}));
+  EXPECT_EQ(axis_ticks(0.9, 1.1, 6, true), (std::vector<double>{1}));
+  EXPECT_EQ(axis_ticks(0, 100, 5, true), axis_ticks(0, 100, 5));
 }
 
 TEST(Chart, EachLineIsAPathAndAGapBreaksIt) {
