@@ -29,7 +29,8 @@ ValueKind value_kind(std::string_view value_name) {
       {"DIR", ValueKind::folder},    {"BUNDLE", ValueKind::bundle},
       {"RECIPE", ValueKind::recipe}, {"BUNDLE|RECIPE", ValueKind::model},
       {"LEVEL", ValueKind::level},   {"KEY=VALUE", ValueKind::key},
-      {"VERB", ValueKind::verb}};
+      {"VERB", ValueKind::verb},     {"KIND", ValueKind::kind},
+      {"PASS", ValueKind::pass}};
   for (const auto& [name, kind] : kKinds)
     if (name == value_name) return kind;
   if (value_name.find("FILE") != std::string_view::npos) return ValueKind::file;

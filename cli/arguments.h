@@ -28,9 +28,22 @@ struct Argument {
 };
 
 // What a value is, so that a shell can complete it. Its name in the help says it: FILE (FILE.png,
-// DIR|FILE.csv), DIR, BUNDLE, RECIPE, BUNDLE|RECIPE, LEVEL, KEY=VALUE, VERB, or the only values
-// that it may have, as in one|two|three.
-enum class ValueKind { text, file, folder, bundle, recipe, model, level, key, verb, choices };
+// DIR|FILE.csv), DIR, BUNDLE, RECIPE, BUNDLE|RECIPE, LEVEL, KEY=VALUE, VERB, KIND (of what `fovea
+// new` makes), PASS, or the only values that it may have, as in one|two|three.
+enum class ValueKind {
+  text,
+  file,
+  folder,
+  bundle,
+  recipe,
+  model,
+  level,
+  key,
+  verb,
+  kind,
+  pass,
+  choices
+};
 ValueKind value_kind(std::string_view value_name);
 // "one|two|three" as its parts.
 std::vector<std::string> choices_of(std::string_view value_name);

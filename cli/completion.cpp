@@ -7,6 +7,7 @@
 #include <string_view>
 
 #include "cli/verbs.h"
+#include "fovea/passes/pipeline.h"
 
 namespace fovea::cli {
 
@@ -104,6 +105,14 @@ std::string words_of(const std::vector<std::string>& all) {
   return fmt::format("{}", fmt::join(all, " "));
 }
 
+std::string names_of_passes() {
+  std::vector<std::string> names;
+  for (const Pass& pass : pipeline()) names.emplace_back(pass.name);
+  return words_of(names);
+}
+
+std::string names_of_kinds() { return fmt::format("{}", fmt::join(new_kinds(), " ")); }
+
 std::string names_of_verbs() {
   std::vector<std::string> names;
   each_verb([&](const Verb& verb) { names.push_back(verb.name); });
@@ -131,6 +140,10 @@ std::string bash_kind(const Argument& argument) {
       return "@key";
     case ValueKind::verb:
       return "@verb";
+    case ValueKind::kind:
+      return names_of_kinds();
+    case ValueKind::pass:
+      return names_of_passes();
     case ValueKind::choices:
       break;
   }
@@ -156,6 +169,10 @@ std::string zsh_action(const Argument& argument) {
       return "compadd -S \"\" -- $(_fovea_keys $words)";
     case ValueKind::verb:
       return "(" + names_of_verbs() + ")";
+    case ValueKind::kind:
+      return "(" + names_of_kinds() + ")";
+    case ValueKind::pass:
+      return "(" + names_of_passes() + ")";
     case ValueKind::choices:
       break;
   }

@@ -5,6 +5,7 @@
 
 #include "cli/man_page.h"
 #include "cli/test_program.h"
+#include "fovea/passes/pipeline.h"
 
 namespace fovea::cli {
 namespace {
@@ -80,6 +81,12 @@ TEST_F(Completion, BashKnowsOptionsAndTheirValues) {
   EXPECT_EQ(in_bash({"fovea", "bench", "in"}), Words{"infer"});
   EXPECT_EQ(in_bash({"fovea", "eval", "model", "--batch", ""}), Words{});
   EXPECT_EQ(in_bash({"fovea", "nonsense", ""}), Words{});
+  EXPECT_EQ(in_bash({"fovea", "new", "image"}), Words{"image-classifier"});
+  for (const char* verb : {"graph", "profile"}) {
+    EXPECT_EQ(in_bash({"fovea", verb, "model", "--disable-pass", "fuse_att"}),
+              Words{"fuse_attention"});
+    EXPECT_EQ(in_bash({"fovea", verb, "model", "--disable-pass", ""}).size(), pipeline().size());
+  }
 }
 
 TEST_F(Completion, BashKnowsFilesLevelsAndKeys) {
@@ -125,6 +132,8 @@ check 'fovea train r' 'fovea train r.toml'
 check 'fovea train r.toml --set train.e' 'train.epochs='
 check 'fovea predict model two' 'two\ words.png'
 check 'fovea completion z' 'completion zsh'
+check 'fovea new ima' 'new image-classifier'
+check 'fovea graph r.toml --disable-pass join' '--disable-pass join_projections'
 zpty -d shell
 )");
   EXPECT_EQ(f.out, "");

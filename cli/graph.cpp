@@ -33,7 +33,7 @@ void declare(Arguments& arguments, Options& o) {
   arguments.positional("BUNDLE|RECIPE", o.path, "Folder of a model, or a recipe");
   arguments.flag("--train", o.train, "The training step instead of the model");
   add_run_options(arguments, o.run);
-  arguments.repeated("--disable-pass", o.disabled, "NAME", "Leave out a pass; may be repeated");
+  arguments.repeated("--disable-pass", o.disabled, "PASS", "Leave out a pass; may be repeated");
   arguments.repeated("--set", o.overrides, "KEY=VALUE", "Change a value of the recipe");
   arguments.json(o.json);
 }

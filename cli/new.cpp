@@ -44,6 +44,12 @@ void check_recipe(const std::string& text, const ImageSurvey& survey) {
   recipe.check_all_read();
 }
 
+}  // namespace
+
+std::span<const std::string_view> new_kinds() { return kKinds; }
+
+namespace {
+
 struct Options {
   std::string kind, path, out;
   int64_t threads = 0;

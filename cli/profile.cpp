@@ -224,7 +224,7 @@ void declare(Arguments& arguments, Options& o) {
                    "Images at a time [1; with --train, what the recipe says]");
   arguments.option("--runs", o.runs, 1, 1000000, "Runs to take the medians of");
   add_run_options(arguments, o.run);
-  arguments.repeated("--disable-pass", o.disabled, "NAME", "Leave out a pass; may be repeated");
+  arguments.repeated("--disable-pass", o.disabled, "PASS", "Leave out a pass; may be repeated");
   arguments.repeated("--set", o.overrides, "KEY=VALUE", "Change a value of the recipe");
   arguments.option("--trace", o.trace, "FILE",
                    "Write some runs as a Chrome trace, for a trace viewer such as Perfetto");

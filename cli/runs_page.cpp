@@ -115,7 +115,7 @@ std::string compare_page(const RunRecord& a, const RunRecord& b) {
   page.subtitle = a.folder == b.folder ? a.folder : fmt::format("{}   {}", a.folder, b.folder);
   page.legend = {run_title(a), run_title(b)};
   for (const std::string& curve : curves_of(a, b)) {
-    Chart chart{chart_title(curve), curve.starts_with(kByEpoch) ? "epoch" : "step", {}};
+    Chart chart{chart_title(curve), curve.starts_with(kByEpoch) ? "epoch" : "step", {}, true};
     size_t kind = 0;
     for (const RunRecord* run : {&a, &b}) {
       if (const auto it = run->curves.find(curve); it != run->curves.end())

@@ -7,6 +7,7 @@
 #include <memory>
 #include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "cli/arguments.h"
@@ -72,5 +73,8 @@ Verb doctor_verb();
 Verb help_verb();
 Verb completion_verb();
 Verb man_verb();
+
+// What `fovea new` makes.
+std::span<const std::string_view> new_kinds();
 
 }  // namespace fovea::cli
