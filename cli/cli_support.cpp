@@ -8,6 +8,7 @@
 #include "fovea/base/text.h"
 #include "fovea/infer/predictor.h"
 #include "fovea/runtime/compile.h"
+#include "fovea/tasks/sequence_classification.h"
 
 namespace fovea::cli {
 
@@ -61,8 +62,15 @@ void Model::bind() {
 
 DataInfo Model::info() const {
   if (!bundle_) {
-    const Split small = has_split(data_, Split::test) ? Split::test : Split::train;
+    // Means and deviations are those of training; images have only sizes to look at.
+    const Split small =
+        !is_series(data_.kind) && has_split(data_, Split::test) ? Split::test : Split::train;
     return data_info(load_with_progress(data_, small, nullptr));
+  }
+  if (bundle_->graph.find(kSeriesInput) >= 0) {
+    DataInfo info{.class_names = bundle_->labels, .series = series_info(bundle_->graph)};
+    info.series.gaps = data_.missing == Missing::mean;
+    return info;
   }
   const int image = bundle_->graph.find(kImageInput);
   const Shape shape = image < 0 ? Shape{} : bundle_->graph.shape({image, 0});
@@ -83,6 +91,20 @@ const Task& Model::task() {
     recipe_.check_all_read();
   }
   return *task_;
+}
+
+void Model::check_keys() {
+  // A task reads its sections whatever its data are; whether they fit together is another matter.
+  const DataInfo any{.height = 32,
+                     .width = 32,
+                     .channels = 1,
+                     .class_names = {"a", "b"},
+                     .series = {.steps = 1, .features = 1, .mean = {0}, .deviation = {1}}};
+  try {
+    make_task(recipe_, any);
+  } catch (const Error&) {
+  }
+  recipe_.check_all_read();
 }
 
 const TrainOptions& Model::train_options() const {
@@ -128,8 +150,8 @@ Graph Model::compiled(const Graph& graph, const RunOptions& options,
 Evaluation Model::evaluate(Split split, int64_t batch, std::shared_ptr<ThreadPool> pool,
                            const RunOptions& options) {
   const Graph graph = kind_->evaluation(inference());
-  const ImageDataset dataset = this->dataset(split, pool);
-  check_image_input(graph, dataset.height, dataset.width, dataset.channels, dataset.source);
+  const Dataset dataset = this->dataset(split, pool);
+  check_inputs(graph, dataset, dataset.source);
   const auto classes = bundle_ ? bundle_->labels.size() : 0;
   if (classes > 0 && dataset.class_names.size() > classes)
     throw Error(ErrorCode::invalid_argument,
@@ -155,17 +177,26 @@ void show_loading(Progress& progress, Split split, int64_t done, int64_t all) {
                   fmt::format("reading {} images of {}: {}", all, enum_name(split), done));
 }
 
-ImageDataset Model::dataset(Split split, std::shared_ptr<ThreadPool> pool) const {
+Dataset Model::dataset(Split split, std::shared_ptr<ThreadPool> pool) const {
   return load_with_progress(data_, split, std::move(pool));
 }
 
-ImageDataset load_with_progress(const DataOptions& options, Split split,
-                                std::shared_ptr<ThreadPool> pool) {
+ImageDataset Model::images(Split split, std::shared_ptr<ThreadPool> pool,
+                           const std::string& what) const {
+  return as_images(dataset(split, std::move(pool)), what);
+}
+
+Dataset load_with_progress(const DataOptions& options, Split split,
+                           std::shared_ptr<ThreadPool> pool) {
   Progress progress(stderr);
   LoadContext context;
   context.pool = std::move(pool);
   context.progress = [&](int64_t done, int64_t all) { show_loading(progress, split, done, all); };
   return load_dataset(options, split, context);
+}
+
+std::string with_article(const std::string& example_word) {
+  return (example_word == "image" ? "an " : "a ") + example_word;
 }
 
 void print_json(const Json& json) { fmt::print("{}\n", json.text()); }

@@ -63,7 +63,15 @@ class Model {
   // The names of the classes; empty where they have none.
   std::vector<std::string> labels() const;
   // A split of the data set that the recipe names. Throws what load_dataset throws.
-  ImageDataset dataset(Split split, std::shared_ptr<ThreadPool> pool) const;
+  Dataset dataset(Split split, std::shared_ptr<ThreadPool> pool) const;
+  // The same where only images will do. Error (unsupported), beginning with `what`, else.
+  ImageDataset images(Split split, std::shared_ptr<ThreadPool> pool, const std::string& what) const;
+
+  // What one of the examples is called: "image", or "sample" where the data are numbers.
+  std::string example_word() const { return is_series(data_.kind) ? "sample" : "image"; }
+
+  // Throws Error for a key of the recipe that nobody knows; opens no data set.
+  void check_keys();
 
   // The level that --level names, nullptr for "full". Throws Error with the nearest name.
   const LevelOptions* level(const std::string& name) const;
@@ -101,8 +109,11 @@ Precision precision_named(const std::string& text);
 // The bar while the files of a split are read; cleared after the last.
 void show_loading(Progress& progress, Split split, int64_t done, int64_t all);
 // The same as what load_dataset() asks for, on standard error.
-ImageDataset load_with_progress(const DataOptions& options, Split split,
-                                std::shared_ptr<ThreadPool> pool);
+Dataset load_with_progress(const DataOptions& options, Split split,
+                           std::shared_ptr<ThreadPool> pool);
+
+// "an image", "a sample".
+std::string with_article(const std::string& example_word);
 
 // With a line break behind, to standard output.
 void print_json(const Json& json);

@@ -74,7 +74,8 @@ int64_t export_images(const DataOptions& options, const fs::path& folder,
   int64_t written = 0;
   for (Split split : {Split::train, Split::validation, Split::test}) {
     if (!has_split(options, split)) continue;
-    const ImageDataset data = load_with_progress(options, split, pool);
+    const ImageDataset data =
+        as_images(load_with_progress(options, split, pool), "[--export] PNG files");
     const std::string name(enum_name(split));
     const std::vector<std::string> folders = folder_names(data.class_names);
     for (const std::string& one : folders) make_folder(folder / name / one);

@@ -20,8 +20,8 @@ constexpr int64_t kLatencyRuns = 200;
 struct Row {
   std::string level;
   Evaluation evaluation;
-  int64_t flops = 0;   // of one image
-  double latency = 0;  // of one image, in milliseconds
+  int64_t flops = 0;   // of one example
+  double latency = 0;  // of one example, in milliseconds
 };
 
 Row measure(Model& model, Split split, int64_t batch, const std::shared_ptr<ThreadPool>& pool,
@@ -63,11 +63,12 @@ void print_as_json(const Model& model, std::string_view split, const RunOptions&
   print_json(out);
 }
 
-void print_as_table(std::string_view split, const std::vector<Row>& rows) {
+void print_as_table(const std::string& word, std::string_view split, const std::vector<Row>& rows) {
   constexpr auto kRight = Table::Align::right;
   std::vector<Table::Column> columns = {{"level"}};
   for (const auto& metric : rows[0].evaluation.metrics) columns.push_back({metric.first, kRight});
-  for (const char* title : {"FLOPs an image", "one image", "images/s"})
+  for (const std::string& title :
+       std::vector<std::string>{"FLOPs " + with_article(word), "one " + word, word + "s/s"})
     columns.push_back({title, kRight});
   Table table(std::move(columns));
   for (const Row& row : rows) {
@@ -80,7 +81,7 @@ void print_as_table(std::string_view split, const std::vector<Row>& rows) {
     table.row(std::move(cells));
   }
   table.print();
-  fmt::print("{} images of {}\n", rows[0].evaluation.examples, split);
+  fmt::print("{} {}s of {}\n", rows[0].evaluation.examples, word, split);
 }
 
 struct Options {
@@ -94,7 +95,7 @@ struct Options {
 void declare(Arguments& arguments, Options& o) {
   arguments.positional("BUNDLE", o.path, "Folder of the model");
   arguments.option("--split", o.split, "Which part of the data set");
-  arguments.option("--batch", o.batch, 1, 65536, "Images at a time");
+  arguments.option("--batch", o.batch, 1, 65536, "Examples at a time");
   add_run_options(arguments, o.run);
   arguments.threads(o.threads);
   arguments.json(o.json);
@@ -115,7 +116,7 @@ int run(const Call&, Options& o) {
   if (o.json)
     print_as_json(model, enum_name(o.split), o.run, rows);
   else
-    print_as_table(enum_name(o.split), rows);
+    print_as_table(model.example_word(), enum_name(o.split), rows);
   return 0;
 }
 

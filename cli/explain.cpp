@@ -4,25 +4,30 @@
 
 #include <algorithm>
 #include <filesystem>
+#include <numeric>
 #include <set>
 
 #include "cli/cli_support.h"
+#include "cli/series_sheet.h"
 #include "cli/verbs.h"
 #include "fovea/base/error.h"
 #include "fovea/base/progress.h"
 #include "fovea/base/text.h"
 #include "fovea/data/permutation.h"
+#include "fovea/data/series_dataset.h"
 #include "fovea/explain/report.h"
 #include "fovea/explain/samples.h"
 #include "fovea/formats/image.h"
 #include "fovea/infer/predictor.h"
+#include "fovea/tasks/sequence_classification.h"
 
 namespace fovea::cli {
 
 namespace {
 
 constexpr int64_t kBatch = 256;
-constexpr int64_t kSampledFrom = 2000;  // images among which examples are looked for
+constexpr int64_t kSampledFrom = 2000;  // among which examples are looked for
+constexpr int64_t kCurvesHeight = 224, kCurvesWidth = 336;
 
 struct Options {
   std::string path, out, class_text;
@@ -37,12 +42,14 @@ struct Options {
 void declare(Arguments& arguments, Options& o) {
   arguments.positional("BUNDLE", o.path, "Folder of the model");
   arguments.positionals("FILE", o.files,
-                        "PNG or JPEG images; none: examples of the data set, right and wrong ones",
+                        "PNG or JPEG images, or .csv and .npy files for a model of sequences; "
+                        "none: examples of the data set, right and wrong ones",
                         /*required=*/false);
   arguments.option("--out", o.out, "DIR", "Folder for page and pictures; else BUNDLE/explain");
   arguments.option("--class", o.class_text, "NAME",
                    "Class that the gradient is of; else the one that the model names");
-  arguments.option("--samples", o.samples, 1, 1000, "Examples of the data set, without FILE");
+  arguments.option("--samples", o.samples, 1, 1000,
+                   "Examples of the data set, or of a file of sequences");
   arguments.option("--split", o.split, "Which part of the data set");
   arguments.flag("--faithfulness", o.faithfulness,
                  "Measure whether answers hang on what is ranked high: remove it and see");
@@ -77,44 +84,90 @@ Runner make_runner(Model& model, const RunOptions& options,
           Explainer(model.compiled(expose_attention(inference, maps), exposed), grid, pool)};
 }
 
-// Prepared as those of the training were.
-std::vector<ExplainedImage> read_files(const Options& o, const Graph& graph, ResizeMode mode) {
-  std::vector<ExplainedImage> images;
-  for (const std::string& file : o.files) {
-    Image image = prepare_for(graph, mode, read_image(file), "[explain] " + file);
-    images.push_back({file, "", std::move(image), {}});
+// How examples become pictures to lay attention on.
+struct Painter {
+  CurvesScale scale = {};  // of sequences; no steps: the examples are images
+
+  Image operator()(const Dataset& data, int64_t i) const {
+    if (scale.steps > 0) return curves_picture(data, i, scale, kCurvesHeight, kCurvesWidth);
+    const DataInput& input = *data.input(kImageInput);
+    const auto pixels = input.sample(i);
+    return {input.shape[0], input.shape[1], input.shape[2], {pixels.begin(), pixels.end()}};
   }
-  return images;
+};
+
+Painter painter_of(Model& model, const TokenGrid& grid) {
+  const Graph& graph = model.inference();
+  if (graph.find(kSeriesInput) < 0) return {};
+  const SeriesInfo info = series_info(graph);
+  // Strips of equal width, though the last token may stand for fewer steps.
+  return {{info.mean, info.deviation, grid.columns * steps_of_token(graph)}};
 }
 
-Image image_of(const ImageDataset& data, int64_t i) {
-  const auto pixels = data.image(i);
-  return {data.height, data.width, data.channels, {pixels.begin(), pixels.end()}};
+// What is to be explained.
+struct Examples {
+  Dataset data;
+  std::vector<std::string> names, truths;  // truths: empty where they are not known
+};
+
+// Prepared as those of the training were.
+Examples read_files(const Options& o, Model& model) {
+  const Graph& graph = model.inference();
+  Examples examples;
+  if (graph.find(kSeriesInput) >= 0) {
+    if (o.files.size() != 1)
+      throw Error(ErrorCode::invalid_argument,
+                  fmt::format("[explain] expected one file of sequences, got {} (explain them one "
+                              "by one)",
+                              o.files.size()));
+    const SeriesInfo info = series_info(graph);
+    const Dataset all =
+        load_series_file(o.files[0], model.data(), {info.steps, info.features, info.ragged, false});
+    std::vector<int64_t> first(static_cast<size_t>(std::min(o.samples, all.size())));
+    std::iota(first.begin(), first.end(), int64_t{0});
+    examples.data = select(all, first);
+    for (const int64_t i : first) examples.names.push_back(all.name(i));
+  } else {
+    ImageDataset images{"the files", 0, 0, 0, {}, {}, {}, o.files};
+    for (const std::string& file : o.files) {
+      const Image image =
+          prepare_for(graph, model.data().resize, read_image(file), "[explain] " + file);
+      images.height = image.height;
+      images.width = image.width;
+      images.channels = image.channels;
+      images.images.insert(images.images.end(), image.pixels.begin(), image.pixels.end());
+      images.labels.push_back(-1);
+    }
+    examples.data = std::move(images);
+    examples.names = o.files;
+  }
+  examples.truths.resize(examples.names.size());
+  return examples;
 }
 
-// So many images of the data set, drawn by the seed, and their places in it.
-std::vector<int64_t> drawn(const ImageDataset& data, int64_t count, uint64_t seed,
-                           std::string_view stream) {
+// So many examples of the data set, drawn by the seed: their places in it.
+std::vector<int64_t> drawn(int64_t size, int64_t count, uint64_t seed, std::string_view stream) {
   std::vector<int64_t> order;
-  philox_permutation(data.size(), seed, stream, 0, order);
-  order.resize(static_cast<size_t>(std::min(count, data.size())));
+  philox_permutation(size, seed, stream, 0, order);
+  order.resize(static_cast<size_t>(std::min(count, size)));
   return order;
 }
 
-std::vector<ExplainedImage> read_samples(const Options& o, const ImageDataset& data, Session& model,
-                                         uint64_t seed) {
-  const std::vector<int64_t> places = drawn(data, kSampledFrom, seed, "explain.looked_at");
-  const ImageDataset some = select(data, places);
+Examples read_samples(const Options& o, const Dataset& data, Session& model, uint64_t seed) {
+  const std::vector<int64_t> places = drawn(data.size(), kSampledFrom, seed, "explain.looked_at");
+  const Dataset some = select(data, places);
   const auto predicted = predict_classes(model, some, kBatch);
-  std::vector<ExplainedImage> images;
-  for (const int64_t i : choose_samples(some, predicted, o.samples, seed)) {
+  const std::vector<int64_t> chosen = choose_samples(some, predicted, o.samples, seed);
+  const bool images = data.input(kImageInput) != nullptr;
+  Examples examples;
+  for (const int64_t i : chosen) {
     const auto at = static_cast<size_t>(i);
-    images.push_back({fmt::format("{} image {}", enum_name(o.split), places[at]),
-                      some.class_names[static_cast<size_t>(some.labels[at])],
-                      image_of(some, i),
-                      {}});
+    examples.names.push_back(images ? fmt::format("{} image {}", enum_name(o.split), places[at])
+                                    : some.name(i));
+    examples.truths.push_back(some.class_names[static_cast<size_t>(some.labels[at])]);
   }
-  return images;
+  examples.data = select(some, chosen);
+  return examples;
 }
 
 // The index of a class that is given by its label or number; -1 where none is asked for.
@@ -132,17 +185,17 @@ int32_t class_named(const std::string& text, const std::vector<std::string>& lab
                                          : fmt::format("{}", fmt::join(labels, ", "))));
 }
 
-void explain_all(const Options& o, Explainer& explainer, ExplainReport& report) {
+void explain_all(const Options& o, Explainer& explainer, const Examples& examples,
+                 const Painter& paint, ExplainReport& report) {
   const Graph& graph = explainer.graph();
   const int64_t classes = graph.shape(graph.output(kLogits))[1].constant();
-  std::vector<uint8_t> pixels;
-  for (const ExplainedImage& image : report.images)
-    pixels.insert(pixels.end(), image.image.pixels.begin(), image.image.pixels.end());
-  const std::vector<int32_t> asked(report.images.size(),
+  const std::vector<int32_t> asked(examples.names.size(),
                                    class_named(o.class_text, report.labels, classes));
-  auto explained = explainer.explain(pixels, asked);
+  auto explained = explainer.explain(examples.data, asked);
   for (size_t i = 0; i < explained.size(); ++i)
-    report.images[i].explanation = std::move(explained[i]);
+    report.images.push_back({examples.names[i], examples.truths[i],
+                             paint(examples.data, static_cast<int64_t>(i)),
+                             std::move(explained[i])});
 }
 
 Json shares_json(const std::vector<double>& shares) {
@@ -268,6 +321,10 @@ int run(const Call&, Options& o) {
   const auto seed = static_cast<uint64_t>(o.seed.value_or(model.train_options().seed));
   const std::shared_ptr<ThreadPool> pool = make_pool(o.threads);
   Runner runner = make_runner(model, o.run, pool);
+  if (o.faithfulness && model.inference().find(kSeriesInput) >= 0)
+    throw Error(ErrorCode::unsupported,
+                "[explain] --faithfulness removes patches of images, and this model sees sequences "
+                "(leave it out)");
   // Before minutes of work, not after.
   prepare_report_folder(folder);
 
@@ -275,18 +332,20 @@ int run(const Call&, Options& o) {
   report.model = o.path;
   report.grid = runner.explainer.grid();
   report.labels = model.labels();
-  std::optional<ImageDataset> data;
+  Dataset data;
   if (o.files.empty() || o.faithfulness) data = model.dataset(o.split, pool);
-  report.images = o.files.empty() ? read_samples(o, *data, runner.model, seed)
-                                  : read_files(o, runner.explainer.graph(), model.data().resize);
-  explain_all(o, runner.explainer, report);
+  const Examples examples =
+      o.files.empty() ? read_samples(o, data, runner.model, seed) : read_files(o, model);
+  explain_all(o, runner.explainer, examples, painter_of(model, report.grid), report);
   const auto& layers = report.images.at(0).explanation.layers;
   report.about = fmt::format("Level {}, {}; {}x{} tokens, {} layers of attention", o.run.level,
                              precision_of(o), report.grid.rows, report.grid.columns, layers.size());
   if (o.faithfulness) {
-    const ImageDataset some = select(*data, drawn(*data, o.images, seed, "explain.faithfulness"));
+    const ImageDataset some =
+        as_images(select(data, drawn(data.size(), o.images, seed, "explain.faithfulness")),
+                  "[explain] --faithfulness");
     report.removed = "the mean of the training images at that place";
-    const auto removed = mean_image(model.dataset(Split::train, pool));
+    const auto removed = mean_image(model.images(Split::train, pool, "[explain] --faithfulness"));
     Progress progress(stderr);
     report.faithfulness = measure_faithfulness(
         runner.model, runner.explainer, some, removed,
@@ -311,7 +370,9 @@ Verb explain_verb() {
       .summary = "draw what a model looked at, as a page",
       .description =
           "Shows what a model looked at: the attention of each layer and head, attention "
-          "rollout, and rollout weighted by the gradient of a class, drawn over images. Writes "
+          "rollout, and rollout weighted by the gradient of a class, drawn over images, or over "
+          "the "
+          "curves of sequences. Writes "
           "one page that opens from disk, and each picture as a file of its own.\n"
           "Images of another size or colour than the model's are fitted to it.",
       .examples = {{"fovea explain runs/demo", "examples of the data set, right and wrong ones"},

@@ -2,9 +2,11 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cstring>
 #include <fstream>
 
 #include "fovea/base/error.h"
+#include "fovea/data/dataset.h"
 #include "fovea/graph/op.h"
 
 namespace fovea::cli {
@@ -31,6 +33,14 @@ double median_run(Execution& execution, int64_t runs) {
   return median(std::move(times));
 }
 
+template <class T, class F>
+void fill_numbers(std::span<std::byte> bytes, F&& value) {
+  for (size_t i = 0; i < bytes.size() / sizeof(T); ++i) {
+    const T v = value(i);
+    std::memcpy(bytes.data() + i * sizeof(T), &v, sizeof v);
+  }
+}
+
 }  // namespace
 
 void fill_inputs(Execution& execution, const Graph& graph) {
@@ -41,6 +51,13 @@ void fill_inputs(Execution& execution, const Graph& graph) {
     const bool image = node.types[0].dtype == DType::u8;
     for (size_t i = 0; i < bytes.size(); ++i)
       bytes[i] = static_cast<std::byte>(image ? i * 37 % 251 : 0);
+    if (node.name == kSeriesInput)
+      fill_numbers<float>(bytes, [](size_t i) { return static_cast<float>(i * 37 % 251) / 64; });
+    if (node.name == kLengthInput) {
+      const auto steps =
+          static_cast<int32_t>(graph.shape({graph.find(kSeriesInput), 0})[1].constant());
+      fill_numbers<int32_t>(bytes, [&](size_t) { return steps; });
+    }
   }
 }
 

@@ -10,8 +10,8 @@
 
 namespace fovea::cli {
 
-// Gives bytes that differ to images, and 0 to all other inputs: labels of the first class, and a
-// learning rate that leaves the weights as they are.
+// Gives numbers that differ to images and series, whole lengths to sequences, and 0 to all other
+// inputs: labels of the first class, and a learning rate that leaves the weights as they are.
 void fill_inputs(Execution& execution, const Graph& graph);
 
 struct Profile {

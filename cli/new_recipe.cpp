@@ -141,6 +141,8 @@ void choose_model(const ImageSurvey& s, Choice& c) {
   if (static_cast<double>(*most) >= kImbalance * static_cast<double>(*least)) c.balance = 1;
 }
 
+}  // namespace
+
 std::string toml_string(const std::string& text) {
   std::string quoted = "\"";
   for (const char c : text) {
@@ -152,8 +154,6 @@ std::string toml_string(const std::string& text) {
   }
   return quoted + "\"";
 }
-
-}  // namespace
 
 ImageSurvey survey_images(const std::string& path, const std::shared_ptr<ThreadPool>& pool,
                           const std::function<void(double share)>& progress) {

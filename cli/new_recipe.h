@@ -32,6 +32,9 @@ struct ImageSurvey {
 ImageSurvey survey_images(const std::string& path, const std::shared_ptr<ThreadPool>& pool,
                           const std::function<void(double share)>& progress);
 
+// The text as a string of TOML, in quotes.
+std::string toml_string(const std::string& text);
+
 // What a person should know: imbalance, few images, odd sizes, files that cannot be read.
 std::vector<std::string> remarks(const ImageSurvey& survey);
 

@@ -1,12 +1,14 @@
-// fovea predict: the classes of image files.
+// fovea predict: the classes of image files, or of the rows in tables and arrays.
 #include <fmt/format.h>
 
 #include <algorithm>
 
 #include "cli/cli_support.h"
 #include "cli/verbs.h"
+#include "fovea/data/series_dataset.h"
 #include "fovea/formats/image.h"
 #include "fovea/infer/predictor.h"
+#include "fovea/tasks/sequence_classification.h"
 
 namespace fovea::cli {
 
@@ -21,22 +23,62 @@ struct Options {
 
 void declare(Arguments& arguments, Options& o) {
   arguments.positional("BUNDLE", o.path, "Folder of the model");
-  arguments.positionals("FILE", o.files, "Images of any size: they are resized as the recipe says");
-  arguments.option("--top", o.top, 1, INT64_MAX, "Classes to show for each image");
+  arguments.positionals(
+      "FILE", o.files,
+      "Images of any size: they are resized as the recipe says; or tables (.csv) and "
+      "arrays (.npy) of numbers, for a model of those");
+  arguments.option("--top", o.top, 1, INT64_MAX, "Classes to show for each answer");
   arguments.threads(o.threads);
   arguments.json(o.json);
 }
 
+// One answer: of an image, or of a row or sequence in a file.
+struct Answer {
+  std::string file;
+  std::string sample;  // its name in the file; empty where the file is the sample
+  std::vector<ClassScore> classes;
+};
+
+std::vector<Answer> answers_of_images(Predictor& predictor, const std::vector<std::string>& files) {
+  std::vector<Answer> answers;
+  for (const std::string& file : files)
+    answers.push_back({file, "", predictor.predict(read_image(file), file)});
+  return answers;
+}
+
+std::vector<Answer> answers_of_rows(Predictor& predictor, const Bundle& bundle,
+                                    const std::vector<std::string>& files) {
+  DataOptions data;
+  RecipeTable::parse(bundle.recipe, "recipe.toml").bind("data", data);
+  const SeriesInfo info = series_info(bundle.graph);
+  std::vector<Answer> answers;
+  for (const std::string& file : files) {
+    const Dataset samples =
+        load_series_file(file, data, {info.steps, info.features, info.ragged, false});
+    std::vector<std::vector<ClassScore>> all = predictor.predict(samples);
+    for (size_t i = 0; i < all.size(); ++i)
+      answers.push_back({file, samples.name(static_cast<int64_t>(i)), std::move(all[i])});
+  }
+  return answers;
+}
+
 int run(const Call&, Options& o) {
-  Predictor predictor(load_bundle(o.path), make_pool(o.threads));
+  const Bundle bundle = load_bundle(o.path);
+  Predictor predictor(bundle, make_pool(o.threads));
+  const std::vector<Answer> answers = bundle.graph.find(kSeriesInput) >= 0
+                                          ? answers_of_rows(predictor, bundle, o.files)
+                                          : answers_of_images(predictor, o.files);
+  const auto name_of = [](const Answer& a) -> const std::string& {
+    return a.sample.empty() ? a.file : a.sample;
+  };
   size_t width = 0;
-  for (const std::string& file : o.files) width = std::max(width, file.size());
+  for (const Answer& answer : answers) width = std::max(width, name_of(answer).size());
   Json predictions = Json::array();
-  for (const std::string& file : o.files) {
-    const std::vector<ClassScore> all = predictor.predict(read_image(file), file);
+  for (const Answer& answer : answers) {
+    const std::vector<ClassScore>& all = answer.classes;
     const size_t shown = std::min(all.size(), static_cast<size_t>(o.top));
     if (!o.json) {
-      fmt::print("{:<{}}", file, width);
+      fmt::print("{:<{}}", name_of(answer), width);
       for (size_t i = 0; i < shown; ++i)
         fmt::print("  {} {:.1f} %", all[i].label, 100 * all[i].probability);
       fmt::print("\n");
@@ -49,7 +91,9 @@ int run(const Call&, Options& o) {
       classes.push(std::move(score));
     }
     Json one = Json::object();
-    one.set("file", file).set("classes", std::move(classes));
+    one.set("file", answer.file);
+    if (!answer.sample.empty()) one.set("sample", answer.sample);
+    one.set("classes", std::move(classes));
     predictions.push(std::move(one));
   }
   if (o.json) {
@@ -64,9 +108,13 @@ int run(const Call&, Options& o) {
 
 Verb predict_verb() {
   return {.name = "predict",
-          .summary = "name the classes of PNG and JPEG files",
-          .description = "Names the most probable classes of PNG and JPEG files.",
+          .summary = "name the classes of images, or of rows of numbers",
+          .description =
+              "Names the most probable classes of PNG and JPEG files, or of the rows, windows and "
+              "sequences in CSV and .npy files, which are read as the recipe of the model says. "
+              "Such a file needs no labels.",
           .examples = {{"fovea predict runs/demo picture.png", "its class and how sure that is"},
+                       {"fovea predict runs/room sensors.csv --top 1", "a line for each row"},
                        {"fovea predict runs/demo pictures/*.png --top 1 --json",
                         "a whole folder, for a program to read"}},
           .declare = with_options<Options>(declare, run)};

@@ -157,7 +157,7 @@ void print_as_text(const Result& r) {
   fmt::print("{} of {}, {}, {} thread{}, median of {} runs\n",
              r.train ? "one training step" : "one run", r.path, batch, r.threads,
              r.threads == 1 ? "" : "s", r.runs);
-  fmt::print("time         {:.3f} ms, {} images a second; sum of the nodes {:.3f} ms\n",
+  fmt::print("time         {:.3f} ms, {} examples a second; sum of the nodes {:.3f} ms\n",
              t.run_milliseconds, format_count(images_per_second(r, t)), t.node_milliseconds);
   fmt::print("work         {} FLOPs, {} read and written, {:.1f} GFLOP/s\n", count(t.flops),
              bytes(t.bytes), gflops(t));

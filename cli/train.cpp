@@ -65,8 +65,8 @@ void show(Progress& progress, const TrainProgress& p) {
     const double share =
         p.total_steps > 0 ? static_cast<double>(p.total_step) / static_cast<double>(p.total_steps)
                           : 0;
-    progress.update(share, fmt::format("epoch {}/{} loss {:.2f} acc {:.3f} {} img/s", p.epoch,
-                                       p.epochs, p.loss, p.accuracy, speed));
+    progress.update(share, fmt::format("epoch {}/{} loss {:.2f} acc {:.3f} {}/s", p.epoch, p.epochs,
+                                       p.loss, p.accuracy, speed));
     return;
   }
   std::string line = fmt::format("epoch {:>{}}/{}  loss {:.4f}  accuracy {:.4f}", p.epoch,
@@ -74,12 +74,13 @@ void show(Progress& progress, const TrainProgress& p) {
   for (const auto& [name, value] : p.validation)
     line += fmt::format("  validation {} {:.4f}", name, value);
   progress.line(line +
-                fmt::format("  {} images/s  {} left", speed, format_duration(p.seconds_left)));
+                fmt::format("  {} examples/s  {} left", speed, format_duration(p.seconds_left)));
 }
 
 // What the model costs to use, measured on this machine.
 struct Cost {
-  int64_t flops = 0;  // of one image
+  std::string word;   // what an example is called
+  int64_t flops = 0;  // of one example
   uintmax_t file_bytes = 0;
   double latency_milliseconds = 0;
   double images_per_second = 0;
@@ -88,6 +89,7 @@ struct Cost {
 Cost measure(const std::string& folder, const std::shared_ptr<ThreadPool>& pool) {
   Cost cost;
   Model model = Model::open_bundle(folder);
+  cost.word = model.example_word();
   {
     Session session(model.compiled(model.inference(), {}), std::make_shared<VariableStore>(), pool);
     Execution& execution = session.prepare({{"B", 1}});
@@ -125,17 +127,21 @@ void print_as_table(const Call& call, const Options& o, const TrainResult& r, co
   };
   for (const auto& [name, value] : r.test) row("test " + name, fmt::format("{:.4f}", value));
   row("parameters", format_count(static_cast<double>(r.parameters)));
-  row("FLOPs an image", format_count(static_cast<double>(cost.flops)));
+  row("FLOPs " + with_article(cost.word), format_count(static_cast<double>(cost.flops)));
   row("file size", format_bytes(static_cast<double>(cost.file_bytes)));
-  row("latency of one image", fmt::format("{:.3f} ms", cost.latency_milliseconds));
-  row("images a second", format_count(cost.images_per_second));
+  row("latency of one " + cost.word, fmt::format("{:.3f} ms", cost.latency_milliseconds));
+  row(cost.word + "s a second", format_count(cost.images_per_second));
   fmt::print("{} epoch{} in {}{}, weights of epoch {}, saved in {}\n", r.epochs,
              r.epochs == 1 ? "" : "s", format_duration(r.seconds),
              r.stopped_early ? " (stopped early)" : "", r.best_epoch, o.out);
   if (o.quiet) return;
   const std::string program = shell_word(call.program), out = shell_word(o.out);
   std::vector<std::pair<std::string, std::string>> next = {
-      {"predict " + out + " IMAGE.png", "the class of an image of your own"},
+      cost.word == "image"
+          ? std::pair<std::string, std::string>{"predict " + out + " IMAGE.png",
+                                                "the class of an image of your own"}
+          : std::pair<std::string, std::string>{"predict " + out + " FILE.csv",
+                                                "the classes of rows of your own"},
       {"profile " + out, "where the time goes, node by node"}};
   if (std::filesystem::exists(o.recorded)) {
     const std::string elsewhere =

@@ -13,7 +13,7 @@
 #include "fovea/base/build_info.h"             // version()
 #include "fovea/base/error.h"                  // Error, ErrorCode
 #include "fovea/base/thread_pool.h"            // ThreadPool
-#include "fovea/data/dataset.h"                // ImageDataset, load_dataset()
+#include "fovea/data/dataset.h"                // Dataset, ImageDataset, load_dataset()
 #include "fovea/formats/bundle.h"              // Bundle, load_bundle()
 #include "fovea/formats/image.h"               // Image, read_image()
 #include "fovea/formats/recipe.h"              // RecipeTable

@@ -37,7 +37,7 @@ int64_t make_pneumonia(const fs::path& from, const fs::path& to) {
   int64_t written = 0;
   const auto write = [&](const char* file, Split split, int32_t first, int32_t last) {
     options.file = (from / file).string();
-    const ImageDataset data = load_dataset(options, split);
+    const ImageDataset data = load_images(options, split);
     for (int64_t i = 0; i < data.size(); ++i) {
       const int32_t label = data.labels[static_cast<size_t>(i)];
       if (label < first || label > last) continue;

@@ -97,6 +97,10 @@ void check_augment(const AugmentOptions& options) {
   }
 }
 
+bool changes_images(const AugmentOptions& options) {
+  return options.shift > 0 || options.flip || options.erase > 0;
+}
+
 void augment(std::span<const uint8_t> source, std::span<uint8_t> target, const ImageShape& shape,
              const AugmentOptions& options, const AugmentKey& key) {
   FOVEA_ASSERT(source.size() == target.size());

@@ -28,6 +28,9 @@ struct AugmentOptions {
 // Error (invalid_argument) where a number is out of its range.
 void check_augment(const AugmentOptions& options);
 
+// Whether any sample may be changed.
+bool changes_images(const AugmentOptions& options);
+
 struct ImageShape {
   int64_t height = 0, width = 0, channels = 0;
 };

@@ -35,26 +35,26 @@ TEST(Cifar, ReadsTheTenClasses) {
     write_file_atomically(folder / ("data_batch_" + std::to_string(b + 1) + ".bin"),
                           records(4, 1, 10, 4 * b));
   write_file_atomically(folder / "test_batch.bin", records(3, 1, 10));
-  const ImageDataset test = load_dataset(options_for(folder), Split::test);
+  const ImageDataset test = load_images(options_for(folder), Split::test);
   EXPECT_EQ(test.size(), 3);
   EXPECT_EQ(test.class_names[9], "9");
   const auto image = test.image(2);
   EXPECT_EQ(image.size(), 3072u);
   for (size_t i = 0; i < image.size(); ++i) ASSERT_EQ(image[i], 2 + 50 * (i % 3));
-  EXPECT_EQ(load_dataset(options_for(folder), Split::train).size(), 17);
-  EXPECT_EQ(load_dataset(options_for(folder), Split::validation).size(), 3);
+  EXPECT_EQ(load_images(options_for(folder), Split::train).size(), 17);
+  EXPECT_EQ(load_images(options_for(folder), Split::validation).size(), 3);
   write_file_atomically(
       folder / "batches.meta.txt",
       std::string_view(
           "airplane\r\nautomobile\nbird\ncat\ndeer\ndog\nfrog\nhorse\nship\ntruck\n\n"));
-  EXPECT_EQ(load_dataset(options_for(folder), Split::test).class_names[1], "automobile");
+  EXPECT_EQ(load_images(options_for(folder), Split::test).class_names[1], "automobile");
 }
 
 TEST(Cifar, ReadsTheFineLabelsOfTheHundredClasses) {
   const TemporaryFolder folder;
   write_file_atomically(folder / "train.bin", records(120, 2, 100));
   write_file_atomically(folder / "test.bin", records(2, 2, 100, 98));
-  const ImageDataset test = load_dataset(options_for(folder), Split::test);
+  const ImageDataset test = load_images(options_for(folder), Split::test);
   EXPECT_EQ(test.labels, (std::vector<int32_t>{98, 99}));
   EXPECT_EQ(test.class_names.size(), 100u);
 }
@@ -62,7 +62,7 @@ TEST(Cifar, ReadsTheFineLabelsOfTheHundredClasses) {
 TEST(Cifar, MissingAndWrongFilesAreErrors) {
   const TemporaryFolder folder;
   DataOptions options = options_for(folder);
-  const auto load = [&] { load_dataset(options, Split::test); };
+  const auto load = [&] { load_images(options, Split::test); };
   expect_error(ErrorCode::not_found, "neither data_batch_1.bin (CIFAR-10) nor train.bin", load);
   write_file_atomically(folder / "test_batch.bin", records(3, 1, 10) + "x");
   expect_error(ErrorCode::corrupt, "expected records of 3073 bytes, got 9220", load);
@@ -83,20 +83,20 @@ TEST(NpzDataset, ReadsTheSharedMedicalImages) {
   options.kind = DataKind::npz;
   options.file = path.string();
   options.classes = {"malignant", "benign"};
-  const ImageDataset train = load_dataset(options, Split::train);
+  const ImageDataset train = load_images(options, Split::train);
   EXPECT_EQ(train.size(), 546);
   EXPECT_EQ(train.height, 28);
   EXPECT_EQ(train.channels, 1);
   EXPECT_EQ(std::count(train.labels.begin(), train.labels.end(), 0), 147);
-  EXPECT_EQ(load_dataset(options, Split::validation).size(), 78);
-  EXPECT_EQ(load_dataset(options, Split::test).size(), 156);
+  EXPECT_EQ(load_images(options, Split::validation).size(), 78);
+  EXPECT_EQ(load_images(options, Split::test).size(), 156);
   options.classes = {};
-  EXPECT_EQ(load_dataset(options, Split::test).class_names, (std::vector<std::string>{"0", "1"}));
+  EXPECT_EQ(load_images(options, Split::test).class_names, (std::vector<std::string>{"0", "1"}));
   options.classes = {"a"};
-  expect_error(ErrorCode::corrupt, "has the label 1", [&] { load_dataset(options, Split::test); });
+  expect_error(ErrorCode::corrupt, "has the label 1", [&] { load_images(options, Split::test); });
   options.file = "";
   expect_error(ErrorCode::invalid_argument, "'file': expected the .npz",
-               [&] { load_dataset(options, Split::test); });
+               [&] { load_images(options, Split::test); });
 }
 
 }  // namespace

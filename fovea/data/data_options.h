@@ -16,10 +16,10 @@ inline std::span<const std::string_view> enum_names(Split) {
   return kNames;
 }
 
-enum class DataKind { fashion_mnist, idx, image_folder, image_csv, cifar, npz, memory };
+enum class DataKind { fashion_mnist, idx, image_folder, image_csv, cifar, npz, csv, npy, memory };
 inline std::span<const std::string_view> enum_names(DataKind) {
-  static constexpr std::array<std::string_view, 7> kNames = {
-      "fashion_mnist", "idx", "image_folder", "image_csv", "cifar", "npz", "memory"};
+  static constexpr std::array<std::string_view, 9> kNames = {
+      "fashion_mnist", "idx", "image_folder", "image_csv", "cifar", "npz", "csv", "npy", "memory"};
   return kNames;
 }
 
@@ -39,11 +39,28 @@ inline std::span<const std::string_view> enum_names(Unreadable) {
   return kNames;
 }
 
+// What happens where a table has no value: an empty field, NA, NaN, null or ?, in .npy NaN. mean:
+// the model takes the mean of the training part, skip: the sample is left out.
+enum class Missing { error, mean, skip };
+inline std::span<const std::string_view> enum_names(Missing) {
+  static constexpr std::array<std::string_view, 3> kNames = {"error", "mean", "skip"};
+  return kNames;
+}
+
+// How csv and npy are cut into parts. random: each class in proportion; time: the first rows
+// train, the last test, and no window lies in two parts; group: whole groups. automatic: group
+// where there are windows and a group column, time where there are windows, else random.
+enum class SplitBy { automatic, random, time, group };
+inline std::span<const std::string_view> enum_names(SplitBy) {
+  static constexpr std::array<std::string_view, 4> kNames = {"auto", "random", "time", "group"};
+  return kNames;
+}
+
 // Paths are relative to the folder in which the program runs.
 struct DataOptions {
   DataKind kind = DataKind::fashion_mnist;
   std::string dir = {};  // of its files; empty: Debian's for fashion_mnist, the CSV's for image_csv
-  std::string file = {};  // the table of image_csv, the archive of npz
+  std::string file = {};  // the table of image_csv or csv, the archive of npz, the array of npy
   // Names of the classes. idx: in the order of the labels; empty: the digits 0 to 9. image_folder,
   // image_csv: those to take, in this order; empty: all, in alphabetical order.
   std::vector<std::string> classes = {};
@@ -58,6 +75,22 @@ struct DataOptions {
   Unreadable unreadable = Unreadable::error;
   // Of image_csv; empty: found by their usual names. A table may have no split column.
   std::string image_column = {}, label_column = {}, split_column = {};
+  // Of csv and npy: parts in files of their own; what is not given is cut from `file`.
+  std::string validation_file = {}, test_file = {};
+  // Of npy: the class of each sample, whole numbers [N].
+  std::string labels_file = {}, validation_labels_file = {}, test_labels_file = {};
+  // Of csv: the columns that the model sees; empty: all that have a name, but those of label,
+  // split and group and those to ignore.
+  std::vector<std::string> features = {}, ignore = {};
+  // Rows with the same name here are one sequence, in their order.
+  std::string group_column = {};
+  // Of csv: so many rows in turn are one sample, with the label of the last; 0: each row is one,
+  // or each group.
+  int64_t window = 0;
+  int64_t stride = 1;  // rows from one window to the next
+  int64_t steps = 0;   // of the model; shorter sequences are padded; 0: as many as the longest has
+  Missing missing = Missing::error;
+  SplitBy split_by = SplitBy::automatic;
 
   template <class V>
   void visit(V& v) {
@@ -76,6 +109,19 @@ struct DataOptions {
     v("image_column", image_column);
     v("label_column", label_column);
     v("split_column", split_column);
+    v("validation_file", validation_file);
+    v("test_file", test_file);
+    v("labels_file", labels_file);
+    v("validation_labels_file", validation_labels_file);
+    v("test_labels_file", test_labels_file);
+    v("features", features);
+    v("ignore", ignore);
+    v("group_column", group_column);
+    v("window", window);
+    v("stride", stride);
+    v("steps", steps);
+    v("missing", missing);
+    v("split_by", split_by);
   }
 };
 

@@ -46,9 +46,9 @@ TEST(Dataset, ReadsIdxFilesAndCutsTheValidationSplitFromTrain) {
   write_idx(folder, "train", 30);
   write_idx(folder, "t10k", 7);
   DataOptions options = options_for(folder);
-  const ImageDataset train = load_dataset(options, Split::train);
-  const ImageDataset validation = load_dataset(options, Split::validation);
-  EXPECT_EQ(load_dataset(options, Split::test).size(), 7);
+  const ImageDataset train = load_images(options, Split::train);
+  const ImageDataset validation = load_images(options, Split::validation);
+  EXPECT_EQ(load_images(options, Split::test).size(), 7);
   ASSERT_EQ(train.size(), 22);
   ASSERT_EQ(validation.size(), 8);
   EXPECT_EQ(train.class_names.size(), 10u);
@@ -68,11 +68,11 @@ TEST(Dataset, ReadsIdxFilesAndCutsTheValidationSplitFromTrain) {
   }
   EXPECT_EQ(seen.size(), 30u);
 
-  EXPECT_EQ(load_dataset(options, Split::validation).images, validation.images);
+  EXPECT_EQ(load_images(options, Split::validation).images, validation.images);
   options.validation_seed = 1;
-  EXPECT_NE(load_dataset(options, Split::validation).images, validation.images);
+  EXPECT_NE(load_images(options, Split::validation).images, validation.images);
   options.validation = 0;
-  EXPECT_EQ(load_dataset(options, Split::train).size(), 30);
+  EXPECT_EQ(load_images(options, Split::train).size(), 30);
 }
 
 TEST(Dataset, ImpossibleSplitsAreErrors) {
@@ -80,7 +80,7 @@ TEST(Dataset, ImpossibleSplitsAreErrors) {
   write_idx(folder, "train", 30);
   DataOptions options = options_for(folder);
   const auto refuses = [&](std::string_view what, Split split) {
-    expect_error(ErrorCode::invalid_argument, what, [&] { load_dataset(options, split); });
+    expect_error(ErrorCode::invalid_argument, what, [&] { load_images(options, split); });
   };
   options.validation = 30;
   refuses("expected less than the 30 training samples, got 30", Split::train);
@@ -106,7 +106,7 @@ TEST(Dataset, FilesThatContradictEachOtherAreErrors) {
   const auto labels = folder / "train-labels-idx1-ubyte";
   const auto images = folder / "train-images-idx3-ubyte";
   const auto refuses = [&](std::string_view what) {
-    expect_error(ErrorCode::corrupt, what, [&] { load_dataset(options, Split::train); });
+    expect_error(ErrorCode::corrupt, what, [&] { load_images(options, Split::train); });
   };
   options.classes = {"a", "b", "c"};
   refuses("sample 3 has the label 3, expected 0 to 2");
@@ -132,8 +132,8 @@ TEST(Dataset, ASampleOutOfRangeIsAnError) {
 TEST(FashionMnist, HasTheSamplesAndClassesOfThePaper) {
   if (!std::filesystem::exists(kFashionMnistFolder)) GTEST_SKIP() << "it is not installed";
   const DataOptions options;
-  const ImageDataset train = load_dataset(options, Split::train);
-  const ImageDataset test = load_dataset(options, Split::test);
+  const ImageDataset train = load_images(options, Split::train);
+  const ImageDataset test = load_images(options, Split::test);
   EXPECT_EQ(train.size(), 55000);
   ASSERT_EQ(test.size(), 10000);
   EXPECT_EQ(test.height, 28);
@@ -150,9 +150,9 @@ TEST(FashionMnist, IfMissingSaysWhatToInstall) {
   TemporaryFolder folder;
   DataOptions options;
   options.dir = (folder / "none").string();
-  expect_error(ErrorCode::not_found, options.dir, [&] { load_dataset(options, Split::train); });
+  expect_error(ErrorCode::not_found, options.dir, [&] { load_images(options, Split::train); });
   expect_error(ErrorCode::not_found, "install it: apt-get install dataset-fashion-mnist",
-               [&] { load_dataset(options, Split::test); });
+               [&] { load_images(options, Split::test); });
 }
 
 }  // namespace

@@ -3,12 +3,14 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <array>
 #include <map>
 #include <optional>
 #include <set>
 
 #include "fovea/base/error.h"
 #include "fovea/base/text.h"
+#include "fovea/data/csv_header.h"
 #include "fovea/formats/csv.h"
 
 namespace fovea {
@@ -20,66 +22,20 @@ namespace fs = std::filesystem;
   throw Error{ErrorCode::invalid_argument, "[data] " + what};
 }
 
-std::string lower(std::string_view text) {
-  std::string result(text);
-  for (char& c : result) c = static_cast<char>(c >= 'A' && c <= 'Z' ? c + 32 : c);
-  return result;
-}
-
-std::optional<Split> split_of(std::string_view text) {
-  static const std::map<std::string, Split> kNames = {
-      {"train", Split::train},      {"training", Split::train}, {"validation", Split::validation},
-      {"valid", Split::validation}, {"val", Split::validation}, {"dev", Split::validation},
-      {"test", Split::test},        {"testing", Split::test}};
-  const auto it = kNames.find(lower(text));
-  return it == kNames.end() ? std::nullopt : std::optional(it->second);
-}
+constexpr std::array<std::string_view, 8> kImageColumns = {
+    "image", "path", "file", "filename", "image_path", "filepath", "file_name", "image_id"};
 
 // Which column of the table is which; -1: none.
 struct Columns {
   int64_t image = -1, label = -1, split = -1;
 };
 
-class Header {
- public:
-  explicit Header(const CsvTable& table, const std::string& file) : file_(file) {
-    for (int64_t c = 0; c < table.columns(); ++c) names_.emplace_back(table.at(0, c));
-  }
-
-  // The column that the recipe names, or else one of the usual names, or else -1.
-  int64_t find(const std::string& asked, const char* key,
-               std::initializer_list<std::string_view> usual) const {
-    if (!asked.empty()) {
-      const auto it = std::find(names_.begin(), names_.end(), asked);
-      if (it == names_.end()) {
-        refuse(fmt::format("'{}': there is no column '{}' in {}{} (columns: {})", key, asked, file_,
-                           did_you_mean(asked, names_), fmt::join(names_, ", ")));
-      }
-      return it - names_.begin();
-    }
-    for (std::string_view name : usual) {
-      for (size_t c = 0; c < names_.size(); ++c) {
-        if (lower(names_[c]) == name) return static_cast<int64_t>(c);
-      }
-    }
-    return -1;
-  }
-  const std::vector<std::string>& names() const { return names_; }
-
- private:
-  const std::string& file_;
-  std::vector<std::string> names_;
-};
-
 Columns find_columns(const CsvTable& table, const DataOptions& o) {
-  const Header header(table, o.file);
+  const CsvHeader header(table, o.file);
   Columns columns;
-  columns.image = header.find(
-      o.image_column, "image_column",
-      {"image", "path", "file", "filename", "image_path", "filepath", "file_name", "image_id"});
-  columns.label = header.find(o.label_column, "label_column",
-                              {"label", "class", "target", "category", "class_name", "y"});
-  columns.split = header.find(o.split_column, "split_column", {"split", "set", "subset", "part"});
+  columns.image = header.find(o.image_column, "image_column", kImageColumns);
+  columns.label = header.find(o.label_column, "label_column", kLabelColumns);
+  columns.split = header.find(o.split_column, "split_column", kSplitColumns);
   for (const auto& [column, key, what] :
        {std::tuple(columns.image, "image_column", "paths"),
         std::tuple(columns.label, "label_column", "class names")}) {
@@ -150,7 +106,7 @@ ImageFiles list_image_csv(const DataOptions& options) {
     file.path = base / path;
     file.label = label->second;
     if (columns.split >= 0) {
-      const std::optional<Split> split = split_of(table.at(r, columns.split));
+      const std::optional<Split> split = split_named(table.at(r, columns.split));
       if (!split) {
         broken(fmt::format("expected train, validation or test, got '{}'",
                            table.at(r, columns.split).substr(0, 60)));

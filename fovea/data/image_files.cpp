@@ -1,7 +1,6 @@
 #include "fovea/data/image_files.h"
 
 #include <fmt/format.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <cmath>
@@ -34,13 +33,6 @@ std::string reason_of(const Error& error) {
     text = text.substr(end + 2);
   }
   return text;
-}
-
-// What data may take of this machine's memory; the model needs some, too.
-int64_t default_memory_limit() {
-  const auto pages = static_cast<int64_t>(::sysconf(_SC_PHYS_PAGES));
-  const auto page = static_cast<int64_t>(::sysconf(_SC_PAGESIZE));
-  return pages > 0 && page > 0 ? pages / 4 * 3 * page : INT64_MAX;
 }
 
 std::string size_text(const Image& image) {

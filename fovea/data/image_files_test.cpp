@@ -67,7 +67,7 @@ TEST(ImageFolder, OneFolderIsCutByTheSeedEachClassInProportion) {
   std::map<Split, ImageDataset> parts;
   for (Split split : {Split::train, Split::validation, Split::test}) {
     ASSERT_TRUE(has_split(options, split));
-    const ImageDataset data = parts[split] = load_dataset(options, split);
+    const ImageDataset data = parts[split] = load_images(options, split);
     EXPECT_EQ(data.class_names, (std::vector<std::string>{"a", "b"}));
     const int64_t each = split == Split::train ? 30 : split == Split::test ? 6 : 4;
     EXPECT_EQ(std::count(data.labels.begin(), data.labels.end(), 0), each);
@@ -79,17 +79,17 @@ TEST(ImageFolder, OneFolderIsCutByTheSeedEachClassInProportion) {
     }
   }
   EXPECT_EQ(all.size(), 80u);
-  EXPECT_EQ(values(load_dataset(options, Split::test)), values(parts[Split::test]));
+  EXPECT_EQ(values(load_images(options, Split::test)), values(parts[Split::test]));
   options.validation_seed = 1;
-  EXPECT_NE(values(load_dataset(options, Split::test)), values(parts[Split::test]));
+  EXPECT_NE(values(load_images(options, Split::test)), values(parts[Split::test]));
   options.test = 20;  // samples, not a share
   options.validation = 0;
-  EXPECT_EQ(load_dataset(options, Split::test).size(), 20);
+  EXPECT_EQ(load_images(options, Split::test).size(), 20);
   EXPECT_FALSE(has_split(options, Split::validation));
-  refuses("no validation split", [&] { load_dataset(options, Split::validation); });
+  refuses("no validation split", [&] { load_images(options, Split::validation); });
   options.test = 0.6;
   options.validation = 0.4;
-  refuses("expected less than the whole", [&] { load_dataset(options, Split::train); });
+  refuses("expected less than the whole", [&] { load_images(options, Split::train); });
 }
 
 TEST(ImageFolder, ANewImageOfOneClassLeavesTheOthersWhereTheyAre) {
@@ -98,7 +98,7 @@ TEST(ImageFolder, ANewImageOfOneClassLeavesTheOthersWhereTheyAre) {
   const DataOptions options = folder_options(folder);
   const auto of_a = [&] {
     std::set<int> result;
-    for (int v : values(load_dataset(options, Split::test)))
+    for (int v : values(load_images(options, Split::test)))
       if (v < 20) result.insert(v);
     return result;
   };
@@ -112,18 +112,18 @@ TEST(ImageFolder, FoldersNamedAfterPartsAreTaken) {
   write_classes(folder / "training", {"a", "b"}, 3, 0);
   write_classes(folder / "val", {"a", "b"}, 2, 50);
   const DataOptions options = folder_options(folder);
-  EXPECT_EQ(values(load_dataset(options, Split::validation)), (std::set<int>{50, 51, 52, 53}));
+  EXPECT_EQ(values(load_images(options, Split::validation)), (std::set<int>{50, 51, 52, 53}));
   // There is no test folder, and 0.15 of three are none.
-  EXPECT_EQ(load_dataset(options, Split::train).size(), 6);
+  EXPECT_EQ(load_images(options, Split::train).size(), 6);
   EXPECT_FALSE(has_split(options, Split::test));
   write_classes(folder / "test", {"b"}, 1, 90);  // need not have every class
-  EXPECT_EQ(values(load_dataset(options, Split::test)), std::set<int>{90});
-  EXPECT_EQ(load_dataset(options, Split::test).labels, std::vector<int32_t>{1});
+  EXPECT_EQ(values(load_images(options, Split::test)), std::set<int>{90});
+  EXPECT_EQ(load_images(options, Split::test).labels, std::vector<int32_t>{1});
   write_classes(folder / "test", {"bb"}, 1);
   refuses(
       "bb is no class to train: there is no such folder beside the classes a, b; did you mean "
       "'b'?",
-      [&] { load_dataset(options, Split::test); });
+      [&] { load_images(options, Split::test); });
 }
 
 TEST(ImageFolder, NestedHiddenLinkedAndOddlyNamedFilesAreHandled) {
@@ -139,17 +139,17 @@ TEST(ImageFolder, NestedHiddenLinkedAndOddlyNamedFilesAreHandled) {
   DataOptions options = folder_options(folder);
   options.classes = {"b", "a b"};
   options.validation = options.test = 0;
-  const ImageDataset data = load_dataset(options, Split::train);
+  const ImageDataset data = load_images(options, Split::train);
   EXPECT_EQ(values(data), (std::set<int>{1, 2, 4}));
   EXPECT_EQ(data.class_names, options.classes);
   options.classes = {"b", "ab"};
-  refuses("no folder 'ab' in", [&] { load_dataset(options, Split::train); });
+  refuses("no folder 'ab' in", [&] { load_images(options, Split::train); });
 }
 
 TEST(ImageFolder, AFolderThatIsNoDataSetSaysWhatWasFound) {
   const TemporaryFolder folder;
   DataOptions options = folder_options(folder);
-  const auto load = [&] { load_dataset(options, Split::train); };
+  const auto load = [&] { load_images(options, Split::train); };
   refuses("at least two classes in", load);
   refuses("got no folder and 0 images", load);
   write_image(folder / "x.png", plain(4, 4, 1, 1));
@@ -172,7 +172,7 @@ TEST(ImageFiles, SizesAndChannelsAreMadeAsTheOptionsSay) {
   write_image(folder / "b" / "1.png", plain(8, 6, 3, 50));
   DataOptions options = folder_options(folder);
   options.validation = options.test = 0;
-  const auto load = [&] { return load_dataset(options, Split::train); };
+  const auto load = [&] { return load_images(options, Split::train); };
   refuses("expected images of one size, got", load);
   refuses("1.png (6x8 colour) beside", load);
   refuses("set data.height and data.width", load);
@@ -203,7 +203,7 @@ TEST(ImageFiles, UnreadableFilesAreListedOrSkippedAndCounted) {
   write_file_atomically(folder / "b" / "old.gif", std::string_view("GIF89a"));
   DataOptions options = folder_options(folder);
   options.validation = options.test = 0;
-  const auto load = [&] { return load_dataset(options, Split::train); };
+  const auto load = [&] { return load_images(options, Split::train); };
   const auto corrupt = ErrorCode::corrupt;
   expect_error(corrupt, "4 of 22 image files cannot be read", load);
   expect_error(corrupt, "0.png: expected a PNG or JPEG file, got neither (convert it to PNG); ",
@@ -231,9 +231,9 @@ TEST(ImageFiles, WhatDoesNotFitInMemoryIsAnErrorWithItsSize) {
   LoadContext context;
   context.memory_limit = 1 << 20;
   refuses("4 images of 1000x1000 in 1 channel take 4.00 MB, more than the 1.05 MB",
-          [&] { load_dataset(options, Split::train, context); });
+          [&] { load_images(options, Split::train, context); });
   options.height = options.width = 8000;
-  refuses("256 MB", [&] { load_dataset(options, Split::train, context); });
+  refuses("256 MB", [&] { load_images(options, Split::train, context); });
 }
 
 TEST(ImageFiles, TheNumberOfThreadsDoesNotChangeTheDataAndProgressIsTold) {
@@ -249,7 +249,7 @@ TEST(ImageFiles, TheNumberOfThreadsDoesNotChangeTheDataAndProgressIsTold) {
   std::vector<ImageDataset> results;
   for (int threads : {1, 4}) {
     context.pool = std::make_shared<ThreadPool>(threads);
-    results.push_back(load_dataset(options, Split::train, context));
+    results.push_back(load_images(options, Split::train, context));
   }
   EXPECT_EQ(results[0].images, results[1].images);
   EXPECT_EQ(results[0].files, results[1].files);
@@ -268,15 +268,15 @@ TEST(ImageCsv, ReadsPathsLabelsAndSplits) {
   options.kind = DataKind::image_csv;
   options.file = folder / "t.csv";
   options.validation = 0;
-  ImageDataset data = load_dataset(options, Split::train);
+  ImageDataset data = load_images(options, Split::train);
   EXPECT_EQ(data.class_names, (std::vector<std::string>{"no", "yes; sure"}));
   EXPECT_EQ(data.labels, (std::vector<int32_t>{1, 0, 1, 0}));
-  EXPECT_EQ(values(load_dataset(options, Split::test)), (std::set<int>{4, 5}));
+  EXPECT_EQ(values(load_images(options, Split::test)), (std::set<int>{4, 5}));
   options.classes = {"yes; sure", "no"};
-  EXPECT_EQ(load_dataset(options, Split::train).labels, (std::vector<int32_t>{0, 1, 0, 1}));
+  EXPECT_EQ(load_images(options, Split::train).labels, (std::vector<int32_t>{0, 1, 0, 1}));
   options.dir = folder / "pictures";
   expect_error(ErrorCode::corrupt, "pictures/pictures/p/0.png",
-               [&] { load_dataset(options, Split::train); });
+               [&] { load_images(options, Split::train); });
 }
 
 TEST(ImageCsv, TablesThatDoNotFitAreErrors) {
@@ -286,9 +286,9 @@ TEST(ImageCsv, TablesThatDoNotFitAreErrors) {
   const auto load = [&](const std::string& text) {
     write_file_atomically(folder / "t.csv", text);
     options.file = folder / "t.csv";
-    load_dataset(options, Split::train);
+    load_images(options, Split::train);
   };
-  refuses("'file': expected the CSV file", [&] { load_dataset(options, Split::train); });
+  refuses("'file': expected the CSV file", [&] { load_images(options, Split::train); });
   refuses("is empty", [&] { load(""); });
   refuses("'image_column': expected a first line that names", [&] { load("1.png,a\n2.png,b\n"); });
   refuses("'label_column': expected a first line", [&] { load("path,kind\n1.png,a\n"); });

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <condition_variable>
+#include <cstring>
 #include <exception>
 #include <mutex>
 #include <numeric>
@@ -18,7 +19,7 @@ namespace {
 constexpr int64_t kMaxPrefetch = 1024;
 constexpr int kMaxThreads = 256;
 
-void check_options(const LoaderOptions& options, const ImageDataset& dataset) {
+void check_options(const LoaderOptions& options, const Dataset& dataset) {
   const auto refuse = [](const std::string& what) {
     throw Error{ErrorCode::invalid_argument, "[loader] " + what};
   };
@@ -52,14 +53,14 @@ struct BatchLoader::State {
     std::exception_ptr error;
   };
 
-  State(const ImageDataset& d, const LoaderOptions& o) : dataset(d), options(o) {
+  State(const Dataset& d, const LoaderOptions& o) : dataset(d), options(o) {
     batches = options.drop_last ? dataset.size() / options.batch
                                 : (dataset.size() - 1) / options.batch + 1;
     claimed = taken = batches;
     slots.resize(static_cast<size_t>(options.prefetch));
   }
 
-  const ImageDataset& dataset;
+  const Dataset& dataset;
   const LoaderOptions options;
   int64_t batches = 0;
 
@@ -81,23 +82,36 @@ struct BatchLoader::State {
     const int64_t first = b * options.batch;
     batch.size = std::min(options.batch, dataset.size() - first);
     const auto count = static_cast<size_t>(batch.size);
-    const auto bytes = static_cast<size_t>(dataset.image_size());
     // Room for a full batch at once: a buffer that begins with the short last one grows no more.
     const auto full = static_cast<size_t>(std::min(options.batch, dataset.size()));
-    batch.pixels.reserve(full * bytes);
     batch.labels.reserve(full);
     batch.ids.reserve(full);
-    batch.pixels.resize(count * bytes);
     batch.labels.resize(count);
     batch.ids.resize(count);
-    const ImageShape shape = {dataset.height, dataset.width, dataset.channels};
     for (size_t i = 0; i < count; ++i) {
       const int64_t id = order[static_cast<size_t>(first) + i];
-      augment(dataset.image(id), std::span(batch.pixels).subspan(i * bytes, bytes), shape,
-              options.augment, {options.seed, epoch, id});
       batch.labels[i] = dataset.labels[static_cast<size_t>(id)];
       batch.ids[i] = id;
     }
+    batch.inputs.resize(dataset.inputs.size());
+    for (size_t k = 0; k < dataset.inputs.size(); ++k) {
+      const DataInput& input = dataset.inputs[k];
+      const size_t bytes = input.sample_bytes();
+      batch.inputs[k].reserve(full * bytes);
+      batch.inputs[k].resize(count * bytes);
+      for (size_t i = 0; i < count; ++i)
+        fill_sample(input, batch.ids[i], std::span(batch.inputs[k]).subspan(i * bytes, bytes));
+    }
+  }
+
+  void fill_sample(const DataInput& input, int64_t id, std::span<uint8_t> target) const {
+    const std::span<const uint8_t> source = input.sample(id);
+    if (input.name != kImageInput) {
+      std::memcpy(target.data(), source.data(), source.size());
+      return;
+    }
+    augment(source, target, {input.shape[0], input.shape[1], input.shape[2]}, options.augment,
+            {options.seed, epoch, id});
   }
 
   void make_batches() {
@@ -134,7 +148,7 @@ struct BatchLoader::State {
   }
 };
 
-BatchLoader::BatchLoader(const ImageDataset& dataset, const LoaderOptions& options) {
+BatchLoader::BatchLoader(const Dataset& dataset, const LoaderOptions& options) {
   check_augment(options.augment);
   check_options(options, dataset);
   check_dataset(dataset);

@@ -1,4 +1,4 @@
-// Batches of an image data set, made ahead by threads. The batches depend on (data set, options,
+// Batches of a data set, made ahead by threads. The batches depend on (data set, options,
 // epoch) alone: any number of threads, and a run that is resumed in mid-epoch, get the same ones.
 #pragma once
 
@@ -16,16 +16,16 @@ struct LoaderOptions {
   uint64_t seed = 0;            // of order and augmentation
   bool shuffle = true;          // a new order each epoch, else that of the data set
   bool drop_last = false;       // leave out the last batch where it is not full
-  AugmentOptions augment = {};  // by default, nothing
+  AugmentOptions augment = {};  // of images; by default, nothing
   int64_t prefetch = 4;         // batches made ahead
   int threads = 1;              // that make them; 0: next() makes each itself
 };
 
 struct Batch {
-  int64_t size = 0;             // samples, N
-  std::vector<uint8_t> pixels;  // [N, height, width, channels]
-  std::vector<int32_t> labels;  // [N]
-  std::vector<int64_t> ids;     // [N], indices in the data set
+  int64_t size = 0;                          // samples, N
+  std::vector<std::vector<uint8_t>> inputs;  // of the data set, in its order: [N, shape...]
+  std::vector<int32_t> labels;               // [N]
+  std::vector<int64_t> ids;                  // [N], indices in the data set
 };
 
 // One thread calls start() and next().
@@ -34,7 +34,8 @@ class BatchLoader {
   // The data set is kept by reference, unchanged, for as long as the loader lives. Error
   // (invalid_argument) for options that cannot be, or (corrupt) for a data set that contradicts
   // itself.
-  BatchLoader(const ImageDataset& dataset, const LoaderOptions& options);
+  BatchLoader(const Dataset& dataset, const LoaderOptions& options);
+  BatchLoader(const ImageDataset&, const LoaderOptions&) = delete;  // a copy would be gone at once
   // Stops the threads, at any time.
   ~BatchLoader();
   BatchLoader(const BatchLoader&) = delete;

@@ -11,7 +11,7 @@ namespace fovea {
 namespace {
 
 // Images of 4 x 3 x 1; the first pixel is the index.
-ImageDataset small_dataset(int64_t n) {
+Dataset small_dataset(int64_t n) {
   ImageDataset dataset = {"small", 4, 3, 1, {}, {}, {"even", "odd"}};
   for (int64_t i = 0; i < n; ++i) {
     for (int64_t k = 0; k < 12; ++k) {
@@ -31,7 +31,7 @@ std::vector<Batch> rest_of_epoch(BatchLoader& loader) {
 
 bool same(const std::vector<Batch>& a, const std::vector<Batch>& b) {
   return std::equal(a.begin(), a.end(), b.begin(), b.end(), [](const Batch& x, const Batch& y) {
-    return x.size == y.size && x.pixels == y.pixels && x.labels == y.labels && x.ids == y.ids;
+    return x.size == y.size && x.inputs == y.inputs && x.labels == y.labels && x.ids == y.ids;
   });
 }
 
@@ -46,7 +46,7 @@ LoaderOptions busy_options() {
 }
 
 TEST(Loader, AnEpochHoldsEachSampleOnceWithItsImageAndLabel) {
-  const ImageDataset dataset = small_dataset(50);
+  const Dataset dataset = small_dataset(50);
   for (bool shuffle : {false, true}) {
     LoaderOptions options;
     options.batch = 8;
@@ -59,9 +59,9 @@ TEST(Loader, AnEpochHoldsEachSampleOnceWithItsImageAndLabel) {
     std::vector<int64_t> ids;
     for (const Batch& batch : batches) {
       ASSERT_EQ(batch.ids.size(), static_cast<size_t>(batch.size));
-      ASSERT_EQ(batch.pixels.size(), static_cast<size_t>(batch.size * 12));
+      ASSERT_EQ(batch.inputs[0].size(), static_cast<size_t>(batch.size * 12));
       for (size_t i = 0; i < batch.ids.size(); ++i) {
-        EXPECT_EQ(batch.pixels[12 * i], batch.ids[i]);
+        EXPECT_EQ(batch.inputs[0][12 * i], batch.ids[i]);
         EXPECT_EQ(batch.labels[i], batch.ids[i] % 2);
       }
       ids.insert(ids.end(), batch.ids.begin(), batch.ids.end());
@@ -74,7 +74,7 @@ TEST(Loader, AnEpochHoldsEachSampleOnceWithItsImageAndLabel) {
 }
 
 TEST(Loader, DropLastLeavesOutTheShortBatch) {
-  const ImageDataset dataset = small_dataset(50);
+  const Dataset dataset = small_dataset(50);
   LoaderOptions options;
   options.batch = 8;
   options.drop_last = true;
@@ -85,7 +85,7 @@ TEST(Loader, DropLastLeavesOutTheShortBatch) {
 }
 
 TEST(Loader, GivesTheSameBatchesForAnyNumberOfThreadsAndAnyPrefetch) {
-  const ImageDataset dataset = small_dataset(200);
+  const Dataset dataset = small_dataset(200);
   LoaderOptions options = busy_options();
   options.threads = 0;
   BatchLoader reference(dataset, options);
@@ -104,7 +104,7 @@ TEST(Loader, GivesTheSameBatchesForAnyNumberOfThreadsAndAnyPrefetch) {
 }
 
 TEST(Loader, EpochsAndSeedsDiffer) {
-  const ImageDataset dataset = small_dataset(200);
+  const Dataset dataset = small_dataset(200);
   LoaderOptions options = busy_options();
   BatchLoader loader(dataset, options);
   loader.start(0);
@@ -118,7 +118,7 @@ TEST(Loader, EpochsAndSeedsDiffer) {
 }
 
 TEST(Loader, ResumingInMidEpochGivesTheSameBatches) {
-  const ImageDataset dataset = small_dataset(101);
+  const Dataset dataset = small_dataset(101);
   LoaderOptions options = busy_options();
   options.threads = 2;
   BatchLoader whole(dataset, options);
@@ -133,7 +133,7 @@ TEST(Loader, ResumingInMidEpochGivesTheSameBatches) {
 }
 
 TEST(Loader, MayStartAnewAtAnyTime) {
-  const ImageDataset dataset = small_dataset(101);
+  const Dataset dataset = small_dataset(101);
   LoaderOptions options = busy_options();
   options.threads = 3;
   BatchLoader loader(dataset, options);
@@ -150,7 +150,7 @@ TEST(Loader, MayStartAnewAtAnyTime) {
 }
 
 TEST(Loader, EndsCleanlyAtAnyTime) {
-  const ImageDataset dataset = small_dataset(101);
+  const Dataset dataset = small_dataset(101);
   LoaderOptions options = busy_options();
   options.threads = 3;
   for (int taken = 0; taken < 30; ++taken) {
@@ -164,7 +164,7 @@ TEST(Loader, EndsCleanlyAtAnyTime) {
 }
 
 TEST(Loader, ReusesItsBuffers) {
-  const ImageDataset dataset = small_dataset(101);
+  const Dataset dataset = small_dataset(101);
   LoaderOptions options = busy_options();
   options.threads = 2;
   options.prefetch = 3;
@@ -173,26 +173,28 @@ TEST(Loader, ReusesItsBuffers) {
   std::set<const uint8_t*> buffers;
   for (int64_t epoch = 0; epoch < 10; ++epoch) {
     loader.start(epoch);
-    while (loader.next(batch)) buffers.insert(batch.pixels.data());
+    while (loader.next(batch)) buffers.insert(batch.inputs[0].data());
   }
   EXPECT_LE(buffers.size(), 4u);
 }
 
 TEST(Loader, AnErrorInAThreadReachesTheCaller) {
   for (int threads : {0, 2}) {
-    ImageDataset dataset = small_dataset(50);
+    Dataset dataset = small_dataset(50);
     LoaderOptions options;
     options.batch = 8;
     options.shuffle = false;
     options.threads = threads;
     BatchLoader loader(dataset, options);
-    dataset.images.resize(20 * 12);  // behind the loader's back, before its threads have work
+    dataset.inputs[0].bytes.resize(20 *
+                                   12);  // behind the loader's back, before its threads have work
     loader.start(0);
     Batch batch;
     EXPECT_TRUE(loader.next(batch));
     EXPECT_TRUE(loader.next(batch));
     for (int i = 0; i < 2; ++i) {
-      expect_error(ErrorCode::invalid_argument, "[data] small", [&] { loader.next(batch); });
+      expect_error(ErrorCode::invalid_argument, "[data] 'image': expected a sample below 20",
+                   [&] { loader.next(batch); });
     }
     loader.start(0);
     EXPECT_TRUE(loader.next(batch));
@@ -200,7 +202,7 @@ TEST(Loader, AnErrorInAThreadReachesTheCaller) {
 }
 
 TEST(Loader, ImpossibleOptionsAndDataAreErrors) {
-  const ImageDataset dataset = small_dataset(10);
+  const Dataset dataset = small_dataset(10);
   const auto refuses = [&](std::string_view what, const LoaderOptions& options) {
     expect_error(ErrorCode::invalid_argument, what, [&] { BatchLoader(dataset, options); });
   };
@@ -209,10 +211,10 @@ TEST(Loader, ImpossibleOptionsAndDataAreErrors) {
   refuses("threads, got -1", {.threads = -1});
   refuses("at most the 10 samples, got 11", {.batch = 11, .drop_last = true});
   refuses("[augment]", {.augment = {.shift = -1}});
-  ImageDataset wrong = dataset;
+  Dataset wrong = dataset;
   wrong.labels[3] = 2;
   expect_error(ErrorCode::corrupt, "sample 3 has the label 2", [&] { BatchLoader(wrong, {}); });
-  const ImageDataset empty = small_dataset(0);
+  const Dataset empty = small_dataset(0);
   expect_error(ErrorCode::invalid_argument, "is empty", [&] { BatchLoader(empty, {}); });
 
   BatchLoader loader(dataset, {.batch = 4});

@@ -36,8 +36,10 @@ Explanation explanation_of(const AttentionMaps& maps, int64_t image) {
 
 Explainer::Explainer(Graph exposed, const TokenGrid& grid, std::shared_ptr<ThreadPool> pool)
     : grid_(grid), reader_(std::move(exposed), std::make_shared<VariableStore>(), std::move(pool)) {
-  const Shape& image = image_input_shape(graph(), "[explain] this graph");
-  image_bytes_ = element_count({image[1], image[2], image[3]}).eval({});
+  if (graph().find(kSeriesInput) < 0) {
+    const Shape& image = image_input_shape(graph(), "[explain] this graph");
+    image_bytes_ = element_count({image[1], image[2], image[3]}).eval({});
+  }
   int64_t numbers = 0;
   for (const auto& [name, value] : graph().outputs()) {
     if (!name.starts_with(kAttentionPrefix)) continue;
@@ -46,7 +48,7 @@ Explainer::Explainer(Graph exposed, const TokenGrid& grid, std::shared_ptr<Threa
       if (!(s[axis] == Size(grid.tokens())))
         throw Error{
             ErrorCode::unsupported,
-            fmt::format("[explain] expected {} to work on the {}x{} tokens of the image, "
+            fmt::format("[explain] expected {} to work on the {}x{} tokens of the input, "
                         "got {} tokens (the model must keep one token a patch in every layer)",
                         name.substr(kAttentionPrefix.size()), grid.rows, grid.columns,
                         s[axis].text())};
@@ -55,37 +57,35 @@ Explainer::Explainer(Graph exposed, const TokenGrid& grid, std::shared_ptr<Threa
   batch_ = std::clamp<int64_t>(kMapNumbers / std::max<int64_t>(numbers, 1), 1, kMostImages);
 }
 
-// Of inputs that have a row for each image those rows; a size that does not divide goes on as it
-// is, and the reader refuses it.
-ModelInputs Explainer::part_of(const ModelInputs& more, size_t first, size_t count,
-                               size_t all) const {
-  ModelInputs part = more;
-  for (auto& [name, bytes] : part) {
-    const int id = graph().find(name);
-    if (id < 0 || graph().shape({id, 0}).empty() || graph().shape({id, 0})[0].is_constant() ||
-        bytes.size() % all != 0)
-      continue;
-    const size_t row = bytes.size() / all;
-    bytes = bytes.subspan(first * row, count * row);
-  }
-  return part;
-}
-
 std::vector<Explanation> Explainer::explain(std::span<const uint8_t> images,
-                                            std::span<const int32_t> classes,
-                                            const ModelInputs& more) {
-  std::vector<Explanation> all;
-  const auto step = static_cast<size_t>(batch_);
+                                            std::span<const int32_t> classes) {
   const auto bytes = static_cast<size_t>(image_bytes_);
   // What is no whole number of images goes on as one piece, which the reader refuses.
-  const size_t count = images.size() % bytes == 0 ? images.size() / bytes : 0;
-  if (count == 0 || (!classes.empty() && classes.size() != count))
-    reader_.read(images, classes, more);
-  for (size_t at = 0; at < count; at += step) {
-    const size_t n = std::min(step, count - at);
-    const auto chosen = classes.empty() ? classes : classes.subspan(at, n);
-    const AttentionMaps maps =
-        reader_.read(images.subspan(at * bytes, n * bytes), chosen, part_of(more, at, n, count));
+  const size_t count = bytes > 0 && images.size() % bytes == 0 ? images.size() / bytes : 0;
+  if (count == 0 || (!classes.empty() && classes.size() != count)) reader_.read(images, classes);
+  const InputBytes image{kImageInput, images};
+  return explain({&image, 1}, static_cast<int64_t>(count), classes);
+}
+
+std::vector<Explanation> Explainer::explain(const Dataset& examples,
+                                            std::span<const int32_t> classes) {
+  check_inputs(graph(), examples, "[explain] " + examples.source);
+  return explain(input_bytes(examples, 0, examples.size()), examples.size(), classes);
+}
+
+std::vector<Explanation> Explainer::explain(std::span<const InputBytes> inputs, int64_t count,
+                                            std::span<const int32_t> classes) {
+  std::vector<Explanation> all;
+  for (int64_t at = 0; at < count; at += batch_) {
+    const auto first = static_cast<size_t>(at);
+    const auto n = static_cast<size_t>(std::min(batch_, count - at));
+    std::vector<InputBytes> part;
+    for (const InputBytes& input : inputs) {
+      const size_t size = input.bytes.size() / static_cast<size_t>(count);
+      part.push_back({input.name, input.bytes.subspan(first * size, n * size)});
+    }
+    const auto chosen = classes.empty() ? classes : classes.subspan(first, n);
+    const AttentionMaps maps = reader_.read(part, static_cast<int64_t>(n), chosen);
     for (size_t i = 0; i < n; ++i) {
       all.push_back(explanation_of(maps, static_cast<int64_t>(i)));
       if (!chosen.empty() && chosen[i] >= 0) all.back().explained = chosen[i];

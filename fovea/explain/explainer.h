@@ -31,23 +31,24 @@ class Explainer {
   // (unsupported) where the attention is not one over the tokens of the grid.
   Explainer(Graph exposed, const TokenGrid& grid, std::shared_ptr<ThreadPool> pool);
 
-  // images u8 [N,H,W,C]; classes i32 [N], or none: those that the model predicts; more: the model's
-  // other inputs, which are the same for every image (a mask [1,1,T,T]) or begin with the N of the
-  // images. Throws what AttentionReader::read throws.
+  // Examples with the inputs that the model takes; classes i32 [N], or none: those that the model
+  // predicts. Throws what AttentionReader::read throws.
+  std::vector<Explanation> explain(const Dataset& examples, std::span<const int32_t> classes = {});
+  // The same for images u8 [N,H,W,C].
   std::vector<Explanation> explain(std::span<const uint8_t> images,
-                                   std::span<const int32_t> classes = {},
-                                   const ModelInputs& more = {});
+                                   std::span<const int32_t> classes = {});
 
   const TokenGrid& grid() const { return grid_; }
   const Graph& graph() const { return reader_.graph(); }
 
  private:
-  ModelInputs part_of(const ModelInputs& more, size_t first, size_t count, size_t all) const;
+  std::vector<Explanation> explain(std::span<const InputBytes> inputs, int64_t count,
+                                   std::span<const int32_t> classes);
 
   TokenGrid grid_;
   AttentionReader reader_;
-  int64_t image_bytes_ = 0;
-  int64_t batch_ = 1;  // images at a time, so that their maps take no more than some memory
+  int64_t image_bytes_ = 0;  // 0: the model takes no images
+  int64_t batch_ = 1;        // images at a time, so that their maps take no more than some memory
 };
 
 }  // namespace fovea

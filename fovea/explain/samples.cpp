@@ -3,7 +3,6 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <cstring>
 #include <map>
 
 #include "fovea/base/error.h"
@@ -15,7 +14,7 @@ namespace fovea {
 namespace {
 
 // `count` of the candidates, each time one of the class that was taken least so far.
-std::vector<int64_t> spread(const std::vector<int64_t>& candidates, const ImageDataset& dataset,
+std::vector<int64_t> spread(const std::vector<int64_t>& candidates, const Dataset& dataset,
                             size_t count) {
   std::map<int32_t, std::vector<int64_t>> by_class;  // the next to take is the last
   for (auto it = candidates.rbegin(); it != candidates.rend(); ++it)
@@ -40,19 +39,20 @@ std::vector<int64_t> spread(const std::vector<int64_t>& candidates, const ImageD
 
 }  // namespace
 
-std::vector<int32_t> predict_classes(Session& model, const ImageDataset& dataset, int64_t batch) {
-  check_image_input(model.graph(), dataset.height, dataset.width, dataset.channels,
-                    fmt::format("[explain] an image of {}", dataset.source));
+std::vector<int32_t> predict_classes(Session& model, const Dataset& dataset, int64_t batch) {
+  const bool images = dataset.input(kImageInput) != nullptr;
+  check_inputs(model.graph(), dataset,
+               fmt::format("[explain] {}{}", images ? "an image of " : "", dataset.source));
   batch = std::clamp<int64_t>(batch, 1, std::max<int64_t>(dataset.size(), 1));
   Execution& execution = model.prepare({{"B", batch}});
   const auto classes =
       static_cast<size_t>(execution.output_type(kProbabilities).shape[1].constant());
-  const auto bytes = static_cast<size_t>(dataset.image_size());
+  const std::span labels(dataset.labels);
   std::vector<int32_t> predicted;
   for (int64_t first = 0; first < dataset.size(); first += batch) {
     const auto n = static_cast<size_t>(std::min(batch, dataset.size() - first));
-    std::memcpy(execution.input(kImageInput).data(),
-                dataset.images.data() + static_cast<size_t>(first) * bytes, n * bytes);
+    feed_batch(execution, input_bytes(dataset, first, static_cast<int64_t>(n)),
+               labels.subspan(static_cast<size_t>(first), n), batch);
     execution.run();
     const auto p = execution.output_f32(kProbabilities);
     for (size_t i = 0; i < n; ++i) {
@@ -64,9 +64,8 @@ std::vector<int32_t> predict_classes(Session& model, const ImageDataset& dataset
   return predicted;
 }
 
-std::vector<int64_t> choose_samples(const ImageDataset& dataset,
-                                    const std::vector<int32_t>& predicted, int64_t count,
-                                    uint64_t seed) {
+std::vector<int64_t> choose_samples(const Dataset& dataset, const std::vector<int32_t>& predicted,
+                                    int64_t count, uint64_t seed) {
   FOVEA_ASSERT(static_cast<int64_t>(predicted.size()) == dataset.size());
   std::vector<int64_t> order, right, wrong;
   philox_permutation(dataset.size(), seed, "explain.samples", 0, order);

@@ -10,15 +10,14 @@
 
 namespace fovea {
 
-// The class that the model names for each image. model: compiled for inference. Throws Error
-// (invalid_argument) where the images have another size than the model's.
-std::vector<int32_t> predict_classes(Session& model, const ImageDataset& dataset, int64_t batch);
+// The class that the model names for each example. model: compiled for inference. Throws what
+// check_inputs throws.
+std::vector<int32_t> predict_classes(Session& model, const Dataset& dataset, int64_t batch);
 
-// Indices of at most `count` images, of as many classes as can be: right ones first, then up to
+// Indices of at most `count` examples, of as many classes as can be: right ones first, then up to
 // three in eight that are wrong. Draws from the seed alone. FOVEA_ASSERT that there is a prediction
-// for each image.
-std::vector<int64_t> choose_samples(const ImageDataset& dataset,
-                                    const std::vector<int32_t>& predicted, int64_t count,
-                                    uint64_t seed);
+// for each.
+std::vector<int64_t> choose_samples(const Dataset& dataset, const std::vector<int32_t>& predicted,
+                                    int64_t count, uint64_t seed);
 
 }  // namespace fovea

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "fovea/base/error.h"
+#include "fovea/data/dataset.h"
 #include "fovea/graph/op.h"
 #include "fovea/graph/op_attrs.h"
 #include "fovea/passes/fuse_attention.h"
@@ -34,12 +35,27 @@ int last_patches(const Graph& graph, int reader) {
 
 }  // namespace
 
+int64_t steps_of_token(const Graph& inference) {
+  const int series = inference.find(kSeriesInput), embed = inference.find("seq.embed");
+  if (series < 0 || embed < 0)
+    throw Error{ErrorCode::unsupported,
+                "[explain] the tokens of this model are the columns of single rows, and only "
+                "sequences are drawn (with data.window, rows in turn are one)"};
+  const Shape& token = inference.shape(inference.node(embed).inputs[0]);
+  return token.back().constant() / inference.shape({series, 0})[2].constant();
+}
+
 TokenGrid token_grid(const Graph& inference) {
   const Graph graph = fuse_attention(inference, {});
   for (int id = 0; id < graph.size(); ++id) {
     const Node& node = graph.node(id);
     if (node.op->name != "attention") continue;
     const int patches = last_patches(graph, id);
+    const Size& columns = graph.shape(node.inputs[0])[1];
+    if (patches < 0 && graph.find(kSeriesInput) >= 0 && columns.is_constant()) {
+      steps_of_token(graph);  // refuses tokens that are columns
+      return {1, columns.constant()};
+    }
     if (patches < 0)
       throw Error{ErrorCode::unsupported,
                   fmt::format("[explain] the tokens of {} lie on no grid: they do not come from "

@@ -23,8 +23,12 @@ struct TokenGrid {
 };
 
 // The grid of the patches on which the model's attention works: of the last op `patches` on the way
-// from the input "image" to the first attention. Throws Error (unsupported) where there is none, or
-// its attention has another number of tokens.
+// from the input "image" to the first attention. Of a model of sequences (models/series.h) the
+// tokens, one beside the other in time. Throws Error (unsupported) where there is none, or its
+// attention has another number of tokens.
 TokenGrid token_grid(const Graph& inference);
+
+// Steps that a token of such a model stands for; the last one may stand for fewer.
+int64_t steps_of_token(const Graph& inference);
 
 }  // namespace fovea

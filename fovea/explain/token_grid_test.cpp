@@ -6,6 +6,7 @@
 
 #include "fovea/base/error.h"
 #include "fovea/graph/ops.h"
+#include "fovea/models/series.h"
 #include "fovea/models/vision.h"
 #include "fovea/tasks/task.h"
 
@@ -27,6 +28,22 @@ TEST(TokenGrid, IsThatOfThePatchesBehindTheStem) {
   EXPECT_EQ(wide.rows, 3);
   EXPECT_EQ(wide.columns, 8);
   EXPECT_EQ(wide.tokens(), 24);
+}
+
+Graph series(int64_t steps, const SeriesOptions& options) {
+  Graph g;
+  const Value x = ops::input(g, kSeriesInput, DType::f32, {Size::symbol("B"), steps, 2});
+  const std::vector<double> mean = {0, 0}, deviation = {1, 1};
+  g.set_output(kLogits, series_classifier(g, {x, {}, mean, deviation}, 3, options, {}));
+  return g;
+}
+
+TEST(TokenGrid, TokensOfASequenceLieBesideEachOther) {
+  const Graph g = series(10, {.patch = 4});
+  const TokenGrid grid = token_grid(g);
+  EXPECT_EQ(grid.rows, 1);
+  EXPECT_EQ(grid.columns, 3);
+  EXPECT_EQ(steps_of_token(g), 4);
 }
 
 TEST(TokenGrid, BoxesCoverEachPixelOnce) {
@@ -73,6 +90,7 @@ TEST(TokenGrid, TokensThatAreNoPatchesHaveNone) {
   const Value p = ops::pad(more, ops::patches(more, image, 2), 1, 1, 0);
   more.set_output("y", ops::attention(more, p, p, p, {.heads = 2}, "attn"));
   EXPECT_NE(error_of(more).find("17 tokens"), std::string::npos);
+  EXPECT_NE(error_of(series(1, {})).find("the columns of single rows"), std::string::npos);
 }
 
 }  // namespace

@@ -63,10 +63,11 @@ struct Batch {
       documents[3 * i + 2] = kTokens;
     }
   }
-  ModelInputs more() const {
-    return {{"mask", std::as_bytes(std::span(mask))},
-            {"documents", std::as_bytes(std::span(documents))}};
+  std::vector<InputBytes> inputs() const {
+    const auto* first = reinterpret_cast<const uint8_t*>(documents.data());
+    return {{kImageInput, pixels}, {"mask", mask}, {"documents", {first, documents.size() * 4}}};
   }
+  int64_t images() const { return static_cast<int64_t>(documents.size() / 3); }
   bool seen(size_t image, size_t i, size_t j) const {
     const auto cut = static_cast<size_t>(documents[3 * image + 1]);
     return mask[(image * kT + i) * kT + j] != 0 && (i < cut) == (j < cut);
@@ -78,10 +79,8 @@ struct Batch {
 // What the model gives by its own kernels.
 std::vector<float> run(const Batch& batch, std::string_view output) {
   Session session(compile(model()), weights(), std::make_shared<ThreadPool>(2));
-  const auto images = static_cast<int64_t>(batch.documents.size() / 3);
-  Execution& e = session.prepare({{"B", images}});
-  std::memcpy(e.input(kImageInput).data(), batch.pixels.data(), batch.pixels.size());
-  for (const auto& [name, bytes] : batch.more())
+  Execution& e = session.prepare({{"B", batch.images()}});
+  for (const auto& [name, bytes] : batch.inputs())
     std::memcpy(e.input(name).data(), bytes.data(), bytes.size());
   e.run();
   const auto values = e.output_f32(output);
@@ -96,7 +95,7 @@ TEST(AttentionInputs, TheMapsAreThoseOfTheLinksThatTheInputsLeaveWithTheSinkApar
   const Batch batch(3);
   for (const bool gradients : {false, true}) {
     AttentionReader maps_of = reader({.gradients = gradients});
-    const AttentionMaps maps = maps_of.read(batch.pixels, {}, batch.more());
+    const AttentionMaps maps = maps_of.read(batch.inputs(), 3);
     const auto expected = run(batch, kProbabilities);
     ASSERT_EQ(maps.probabilities.size(), expected.size());
     for (size_t i = 0; i < expected.size(); ++i)
@@ -134,20 +133,19 @@ TEST(AttentionInputs, TheMapsAreThoseOfTheLinksThatTheInputsLeaveWithTheSinkApar
 TEST(AttentionInputs, WhatIsMissingTooManyOrOfAnotherSizeIsNamed) {
   const Batch batch(2);
   AttentionReader maps = reader();
-  const auto refused = [&](const ModelInputs& more, std::string_view what) {
-    expect_error(ErrorCode::invalid_argument, what, [&] { maps.read(batch.pixels, {}, more); });
+  const auto refused = [&](const std::vector<InputBytes>& inputs, std::string_view what) {
+    expect_error(ErrorCode::invalid_argument, what, [&] { maps.read(inputs, 2); });
   };
-  refused({}, "got none");
-  ModelInputs inputs = batch.more();
-  inputs.erase("mask");
-  refused(inputs, "'mask': expected 72 bytes for 2 images, got none");
-  inputs = batch.more();
-  inputs["documents"] = inputs["documents"].subspan(4);
-  refused(inputs, "'documents': expected 24 bytes for 2 images, got 20");
-  inputs = batch.more();
-  inputs["lengths"] = {};
+  refused({}, "input 'image': expected its bytes");
+  expect_error(ErrorCode::invalid_argument, "input 'mask': expected its bytes",
+               [&] { maps.read(batch.pixels); });
+  std::vector<InputBytes> inputs = batch.inputs();
+  inputs[2].bytes = inputs[2].bytes.subspan(4);
+  refused(inputs, "expected 'documents' of 2 examples, 12 bytes each, got 20");
+  inputs = batch.inputs();
+  inputs.push_back({"lengths", {}});
   refused(inputs, "no input 'lengths' (it has");
-  EXPECT_NO_THROW(maps.read(batch.pixels, {}, batch.more()));
+  EXPECT_NO_THROW(maps.read(batch.inputs(), 2));
 }
 
 }  // namespace

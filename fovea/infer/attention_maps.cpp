@@ -10,7 +10,6 @@
 #include "fovea/graph/gradient.h"
 #include "fovea/graph/op.h"
 #include "fovea/graph/ops.h"
-#include "fovea/infer/evaluator.h"
 #include "fovea/passes/apply_level.h"
 #include "fovea/passes/fuse_attention.h"
 #include "fovea/tasks/task.h"
@@ -166,7 +165,6 @@ std::span<const float> AttentionMap::gradients_of(int64_t image) const {
 AttentionReader::AttentionReader(Graph exposed, std::shared_ptr<VariableStore> variables,
                                  std::shared_ptr<ThreadPool> pool)
     : session_(std::move(exposed), std::move(variables), std::move(pool)) {
-  image_input_shape(graph(), "[attention] this graph");
   const auto& outputs = graph().outputs();
   if (std::none_of(outputs.begin(), outputs.end(),
                    [](auto& output) { return output.first.starts_with(kAttentionPrefix); }))
@@ -176,7 +174,7 @@ AttentionReader::AttentionReader(Graph exposed, std::shared_ptr<VariableStore> v
 }
 
 AttentionMaps AttentionReader::read(std::span<const uint8_t> images,
-                                    std::span<const int32_t> classes, const ModelInputs& more) {
+                                    std::span<const int32_t> classes) {
   const Shape& shape = image_input_shape(graph(), "[attention] this graph");
   const int64_t size = element_count({shape[1], shape[2], shape[3]}).eval({});
   const auto count = static_cast<int64_t>(images.size()) / size;
@@ -184,10 +182,19 @@ AttentionMaps AttentionReader::read(std::span<const uint8_t> images,
     throw Error{ErrorCode::invalid_argument,
                 fmt::format("[attention] expected whole images of {} bytes, got {} bytes", size,
                             images.size())};
+  const InputBytes image{kImageInput, images};
+  return read({&image, 1}, count, classes);
+}
+
+AttentionMaps AttentionReader::read(std::span<const InputBytes> inputs, int64_t count,
+                                    std::span<const int32_t> classes) {
+  if (count < 1)
+    throw Error{ErrorCode::invalid_argument,
+                fmt::format("[attention] expected at least one sample, got {}", count)};
+  check_names(inputs);
   Execution& execution = session_.prepare({{"B", count}});
-  std::memcpy(execution.input(kImageInput).data(), images.data(), images.size());
+  feed_batch(execution, inputs, std::vector<int32_t>(static_cast<size_t>(count)), count);
   feed_classes(execution, classes, count);
-  feed_more(execution, more, count);
   execution.run();
 
   AttentionMaps maps;
@@ -213,32 +220,27 @@ AttentionMaps AttentionReader::read(std::span<const uint8_t> images,
   return maps;
 }
 
-void AttentionReader::feed_more(Execution& execution, const ModelInputs& more,
-                                int64_t images) const {
-  std::vector<std::string> names;
+void AttentionReader::check_names(std::span<const InputBytes> inputs) const {
+  std::vector<std::string_view> names;
+  const auto given = [&](std::string_view name) {
+    return std::any_of(inputs.begin(), inputs.end(),
+                       [&](auto& input) { return input.name == name; });
+  };
   for (int id = 0; id < graph().size(); ++id) {
     const Node& node = graph().node(id);
-    if (node.op->name != "input" || node.name == kImageInput || node.name == kAttentionClassInput)
-      continue;
-    const std::string& name = names.emplace_back(node.name);
-    const std::span<std::byte> to = execution.input(name);
-    const auto it = more.find(name);
-    const size_t given = it == more.end() ? 0 : it->second.size();
-    if (it == more.end() || given != to.size())
-      throw Error{
-          ErrorCode::invalid_argument,
-          fmt::format("[attention] the model's input '{}': expected {} bytes for {} image{}, "
-                      "got {} (give it among `more`)",
-                      name, to.size(), images, images == 1 ? "" : "s",
-                      it == more.end() ? "none" : std::to_string(given))};
-    if (given > 0) std::memcpy(to.data(), it->second.data(), given);
-  }
-  for (const auto& [name, bytes] : more)
-    if (std::find(names.begin(), names.end(), name) == names.end())
+    if (node.op->name != "input" || node.name == kAttentionClassInput) continue;
+    names.push_back(node.name);
+    if (!given(node.name))
       throw Error{ErrorCode::invalid_argument,
-                  fmt::format("[attention] the model has no input '{}' (it has {})", name,
-                              names.empty() ? "none but images"
-                                            : fmt::format("{}", fmt::join(names, ", ")))};
+                  fmt::format("[attention] the model's input '{}': expected its bytes among the "
+                              "inputs, got none",
+                              node.name)};
+  }
+  for (const InputBytes& input : inputs)
+    if (std::find(names.begin(), names.end(), input.name) == names.end())
+      throw Error{ErrorCode::invalid_argument,
+                  fmt::format("[attention] the model has no input '{}' (it has {})", input.name,
+                              fmt::join(names, ", "))};
 }
 
 void AttentionReader::feed_classes(Execution& execution, std::span<const int32_t> classes,

@@ -4,14 +4,13 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <functional>
-#include <map>
 #include <memory>
 #include <span>
 #include <string>
 #include <vector>
 
 #include "fovea/graph/level.h"
+#include "fovea/infer/evaluator.h"
 #include "fovea/runtime/session.h"
 
 namespace fovea {
@@ -56,30 +55,27 @@ struct AttentionMaps {
   std::vector<AttentionMap> nodes;   // in the order of the graph
 };
 
-// What a model reads beside its images, by the names of its inputs: the masks, documents, lengths
-// and biases of its attention, say. As many bytes as the input takes for the images of the call, in
-// its order.
-using ModelInputs = std::map<std::string, std::span<const std::byte>, std::less<>>;
-
 // Runs a graph that expose_attention made, compiled. One thread at a time.
 class AttentionReader {
  public:
-  // Throws Error (unsupported) when the graph has no input "image" or exposes no attention.
+  // Throws Error (unsupported) when the graph exposes no attention.
   AttentionReader(Graph exposed, std::shared_ptr<VariableStore> variables,
                   std::shared_ptr<ThreadPool> pool);
 
-  // images u8 [N,H,W,C]; classes i32 [N] where the graph gives gradients, or none: those that the
-  // model predicts. more: all other inputs of the model. Throws Error: invalid_argument when the
-  // images are not N whole ones of the model's size, N is 0, a class is none of the model's,
-  // classes are given to a graph without gradients, or `more` lacks an input, has one too many or
-  // another size; non_finite when the model gives no numbers.
-  AttentionMaps read(std::span<const uint8_t> images, std::span<const int32_t> classes = {},
-                     const ModelInputs& more = {});
+  // All inputs of the model, of N samples (evaluator.h): images, masks, lengths, ...; classes i32
+  // [N] where the graph gives gradients, or none: those that the model predicts. Throws Error:
+  // invalid_argument when an input is missing, one too many or not that of N samples, N is 0, a
+  // class is none of the model's, or classes are given to a graph without gradients; non_finite
+  // when the model gives no numbers.
+  AttentionMaps read(std::span<const InputBytes> inputs, int64_t count,
+                     std::span<const int32_t> classes = {});
+  // The same for images u8 [N,H,W,C]; unsupported where the model takes none.
+  AttentionMaps read(std::span<const uint8_t> images, std::span<const int32_t> classes = {});
 
   const Graph& graph() const { return session_.graph(); }
 
  private:
-  void feed_more(Execution& execution, const ModelInputs& more, int64_t images) const;
+  void check_names(std::span<const InputBytes> inputs) const;
   void feed_classes(Execution& execution, std::span<const int32_t> classes, int64_t images) const;
 
   Session session_;

@@ -51,7 +51,7 @@ double scalar(const Execution& execution, const std::string& name) {
 }
 
 // A label beyond the classes would only show as a loss that is no number.
-void check_labels(const Graph& graph, const ImageDataset& dataset) {
+void check_labels(const Graph& graph, const Dataset& dataset) {
   if (!graph.has_output(kLogits)) return;
   const Shape& shape = graph.shape(graph.output(kLogits));
   if (shape.empty() || !shape.back().is_constant()) return;
@@ -91,24 +91,72 @@ void check_image_input(const Graph& graph, int64_t height, int64_t width, int64_
                           image_text(height, width, channels), size ? "resize" : "convert")};
 }
 
-void feed_images(Execution& execution, std::span<const uint8_t> pixels,
-                 std::span<const int32_t> labels, int64_t batch) {
-  const std::span<std::byte> image = execution.input(kImageInput);
-  const std::span<std::byte> label = execution.input(kLabelInput);
-  FOVEA_ASSERT(batch > 0 && label.size() == static_cast<size_t>(batch) * sizeof(int32_t));
-  const size_t image_bytes = image.size() / static_cast<size_t>(batch);
-  if (labels.size() > static_cast<size_t>(batch)) {
+void check_inputs(const Graph& graph, const Dataset& dataset, const std::string& what) {
+  for (const DataInput& input : dataset.inputs) {
+    if (input.name == kImageInput) {
+      check_image_input(graph, input.shape.at(0), input.shape.at(1), input.shape.at(2), what);
+      continue;
+    }
+    const int id = graph.find(input.name);
+    if (id < 0 || graph.node(id).op->name != "input")
+      throw Error{ErrorCode::invalid_argument,
+                  fmt::format("{}: the model has no input '{}' (take the data that it was trained "
+                              "for)",
+                              what, input.name)};
+    const ValueType& type = graph.type({id, 0});
+    bool same = type.dtype == input.dtype && type.shape.size() == input.shape.size() + 1;
+    for (size_t k = 0; same && k < input.shape.size(); ++k)
+      same = !differs(type.shape[k + 1], input.shape[k]);
+    if (!same)
+      throw Error{ErrorCode::invalid_argument,
+                  fmt::format("{}: the model takes '{}' of {}, this one is {}[{}] (take the data "
+                              "that it was trained for)",
+                              what, input.name, to_text(type), dtype_name(input.dtype),
+                              fmt::join(input.shape, ","))};
+  }
+  for (const std::string_view name : {kImageInput, kSeriesInput, kLengthInput}) {
+    const int id = graph.find(name);
+    if (id < 0 || graph.node(id).op->name != "input" || dataset.input(name) != nullptr) continue;
+    throw Error{ErrorCode::invalid_argument,
+                fmt::format("{}: the model takes '{}', which the data do not have (take the data "
+                            "that it was trained for)",
+                            what, name)};
+  }
+}
+
+std::vector<InputBytes> input_bytes(const Dataset& dataset, int64_t first, int64_t count) {
+  std::vector<InputBytes> rows;
+  for (const DataInput& input : dataset.inputs) {
+    const size_t size = input.sample_bytes();
+    rows.push_back({input.name, std::span(input.bytes)
+                                    .subspan(static_cast<size_t>(first) * size,
+                                             static_cast<size_t>(count) * size)});
+  }
+  return rows;
+}
+
+void feed_batch(Execution& execution, std::span<const InputBytes> inputs,
+                std::span<const int32_t> labels, int64_t batch) {
+  FOVEA_ASSERT(batch > 0);
+  const auto rows = static_cast<size_t>(batch);
+  if (labels.size() > rows) {
     throw Error{ErrorCode::invalid_argument,
                 fmt::format("[batch] expected at most {} examples, got {}", batch, labels.size())};
   }
-  if (pixels.size() != labels.size() * image_bytes) {
-    throw Error{ErrorCode::invalid_argument,
-                fmt::format("[batch] expected {} images of {} bytes, got {} bytes", labels.size(),
-                            image_bytes, pixels.size())};
+  for (const InputBytes& input : inputs) {
+    const std::span<std::byte> target = execution.input(input.name);
+    const size_t sample = target.size() / rows;
+    if (input.bytes.size() != labels.size() * sample) {
+      throw Error{ErrorCode::invalid_argument,
+                  fmt::format("[batch] expected '{}' of {} examples, {} bytes each, got {} bytes",
+                              input.name, labels.size(), sample, input.bytes.size())};
+    }
+    if (!input.bytes.empty()) std::memcpy(target.data(), input.bytes.data(), input.bytes.size());
+    std::memset(target.data() + input.bytes.size(), 0, target.size() - input.bytes.size());
   }
-  if (!pixels.empty()) std::memcpy(image.data(), pixels.data(), pixels.size());
-  std::memset(image.data() + pixels.size(), 0, image.size() - pixels.size());
-  const auto rows = static_cast<size_t>(batch);
+  if (!execution.has_input(kLabelInput)) return;
+  const std::span<std::byte> label = execution.input(kLabelInput);
+  FOVEA_ASSERT(label.size() == rows * sizeof(int32_t));
   for (size_t i = 0; i < rows; ++i) {
     const int32_t value = i < labels.size() ? labels[i] : -1;
     std::memcpy(label.data() + i * sizeof value, &value, sizeof value);
@@ -119,9 +167,13 @@ Evaluator::Evaluator(const Graph& evaluation, std::vector<Metric> metrics,
                      std::shared_ptr<VariableStore> variables, std::shared_ptr<ThreadPool> pool)
     : metrics_(std::move(metrics)), session_(evaluation, std::move(variables), std::move(pool)) {
   const Graph& graph = session_.graph();
-  for (std::string_view name : {kImageInput, kLabelInput}) {
+  const auto takes = [&](std::string_view name) {
     const int id = graph.find(name);
-    if (id < 0 || graph.node(id).op->name != "input") {
+    return id >= 0 && graph.node(id).op->name == "input";
+  };
+  const std::string_view data = takes(kSeriesInput) ? kSeriesInput : kImageInput;
+  for (const std::string_view name : {data, kLabelInput}) {
+    if (!takes(name)) {
       throw Error{ErrorCode::invalid_argument,
                   fmt::format("[eval] the graph has no input '{}'", name)};
     }
@@ -146,25 +198,26 @@ Evaluator::Evaluator(const Graph& evaluation, std::vector<Metric> metrics,
   }
 }
 
-Evaluation Evaluator::run(const ImageDataset& dataset, int64_t batch,
-                          const std::atomic<bool>* stop) {
+Evaluation Evaluator::run(const Dataset& dataset, int64_t batch, const std::atomic<bool>* stop) {
   const auto start = std::chrono::steady_clock::now();
   if (batch < 1) {
     throw Error{ErrorCode::invalid_argument,
                 fmt::format("[eval] expected a batch of at least 1, got {}", batch)};
   }
-  check_image_input(session_.graph(), dataset.height, dataset.width, dataset.channels,
-                    fmt::format("[eval] an image of {}", dataset.source));
+  const bool images = dataset.input(kImageInput) != nullptr;
+  check_inputs(session_.graph(), dataset,
+               fmt::format("[eval] {}{}", images ? "an image of " : "", dataset.source));
   if (dataset.size() == 0) {
     throw Error{
         ErrorCode::invalid_argument,
         fmt::format("[eval] {}: there are no examples (take another split)", dataset.source)};
   }
-  const auto image_size = static_cast<size_t>(dataset.image_size());
-  if (dataset.images.size() != dataset.labels.size() * image_size) {
+  for (const DataInput& input : dataset.inputs) {
+    if (input.bytes.size() == dataset.labels.size() * input.sample_bytes()) continue;
     throw Error{ErrorCode::invalid_argument,
-                fmt::format("[eval] {}: expected {} images of {} bytes, got {} bytes",
-                            dataset.source, dataset.size(), image_size, dataset.images.size())};
+                fmt::format("[eval] {}: expected '{}' of {} examples, {} bytes each, got {} bytes",
+                            dataset.source, input.name, dataset.size(), input.sample_bytes(),
+                            input.bytes.size())};
   }
   check_labels(session_.graph(), dataset);
 
@@ -173,7 +226,6 @@ Evaluation Evaluator::run(const ImageDataset& dataset, int64_t batch,
   std::map<std::string, double> sums;
   batch = std::min(batch, dataset.size());
   Execution& execution = session_.prepare({{"B", batch}});
-  const std::span<const uint8_t> pixels(dataset.images);
   const std::span<const int32_t> labels(dataset.labels);
   for (int64_t first = 0; first < dataset.size(); first += batch) {
     if (stop && stop->load()) {
@@ -181,10 +233,9 @@ Evaluation Evaluator::run(const ImageDataset& dataset, int64_t batch,
                   fmt::format("[eval] {}: stopped after {} of {} examples (ask again for the rest)",
                               dataset.source, first, dataset.size())};
     }
-    const auto at = static_cast<size_t>(first);
-    const auto rows = static_cast<size_t>(std::min(batch, dataset.size() - first));
-    feed_images(execution, pixels.subspan(at * image_size, rows * image_size),
-                labels.subspan(at, rows), batch);
+    const int64_t rows = std::min(batch, dataset.size() - first);
+    feed_batch(execution, input_bytes(dataset, first, rows),
+               labels.subspan(static_cast<size_t>(first), static_cast<size_t>(rows)), batch);
     execution.run();
     for (const std::string& name : names) sums[name] += scalar(execution, name);
   }

@@ -94,8 +94,12 @@ TEST(Evaluator, BatchesAreFedWithBlackRowsThatDoNotCount) {
                   std::make_shared<ThreadPool>(1));
   Execution& execution = session.prepare({{"B", 4}});
   const ImageDataset data = tiny_dataset(4);
-  feed_images(execution, data.images, data.labels, 4);
-  feed_images(execution, std::span(data.images).first(32), std::span(data.labels).first(2), 4);
+  const auto feed = [&](std::span<const uint8_t> pixels, std::span<const int32_t> labels) {
+    const InputBytes image{kImageInput, pixels};
+    feed_batch(execution, {&image, 1}, labels, 4);
+  };
+  feed(data.images, data.labels);
+  feed(std::span(data.images).first(32), std::span(data.labels).first(2));
   const auto image = execution.input(kImageInput);
   EXPECT_EQ(std::memcmp(image.data(), data.images.data(), 32), 0);
   for (size_t i = 32; i < 64; ++i) EXPECT_EQ(image[i], std::byte{0});
@@ -107,11 +111,11 @@ TEST(Evaluator, BatchesAreFedWithBlackRowsThatDoNotCount) {
   EXPECT_EQ(labels[3], -1);
   expect_error(ErrorCode::invalid_argument, "[batch] expected at most 4 examples, got 5", [&] {
     const ImageDataset more = tiny_dataset(5);
-    feed_images(execution, more.images, more.labels, 4);
+    feed(more.images, more.labels);
   });
-  expect_error(ErrorCode::invalid_argument, "expected 2 images of 16 bytes, got 48 bytes", [&] {
-    feed_images(execution, std::span(data.images).first(48), std::span(data.labels).first(2), 4);
-  });
+  expect_error(ErrorCode::invalid_argument,
+               "expected 'image' of 2 examples, 16 bytes each, got 48 bytes",
+               [&] { feed(std::span(data.images).first(48), std::span(data.labels).first(2)); });
 }
 
 TEST(Evaluator, ImagesOfAnotherSizeAreAnError) {
@@ -140,7 +144,8 @@ TEST(Evaluator, ADataSetThatDoesNotFitIsAnError) {
                [&] { evaluator.run(data, 2); });
   data = tiny_dataset(4);
   data.images.pop_back();
-  expect_error(ErrorCode::invalid_argument, "expected 4 images of 16 bytes, got 63 bytes",
+  expect_error(ErrorCode::invalid_argument,
+               "expected 'image' of 4 examples, 16 bytes each, got 63 bytes",
                [&] { evaluator.run(data, 2); });
 }
 
@@ -170,6 +175,26 @@ TEST(Evaluator, WeightsThatAreNotNumbersAreAnError) {
   Evaluator evaluator = make_evaluator(bundle);
   expect_error(ErrorCode::non_finite, "[eval] tiny: 'loss' is not a number",
                [&] { evaluator.run(tiny_dataset(4), 2); });
+}
+
+TEST(Evaluator, InputsOfAnotherKindOrSizeAreAnError) {
+  Graph g;
+  ops::input(g, kSeriesInput, DType::f32, {Size::symbol("B"), 4, 2});
+  ops::input(g, kLengthInput, DType::i32, {Size::symbol("B")});
+  Dataset data;
+  data.inputs = {{std::string(kSeriesInput), DType::f32, {4, 3}, {}}};
+  const auto refuses = [&](std::string_view what) {
+    expect_error(ErrorCode::invalid_argument, what, [&] { check_inputs(g, data, "[eval] x"); });
+  };
+  refuses("[eval] x: the model takes 'series' of f32[B,4,2], this one is f32[4,3]");
+  data.inputs[0].shape = {4, 2};
+  refuses("the model takes 'length', which the data do not have");
+  data.inputs.push_back({std::string(kLengthInput), DType::i32, {}, {}});
+  check_inputs(g, data, "x");
+  data.inputs.push_back({"other", DType::i32, {}, {}});
+  refuses("the model has no input 'other'");
+  expect_error(ErrorCode::unsupported, "the model takes no images",
+               [&] { check_inputs(g, tiny_dataset(1), "x"); });
 }
 
 TEST(Evaluator, AModelWithoutImagesIsAnError) {

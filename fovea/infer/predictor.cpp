@@ -16,6 +16,8 @@
 namespace fovea {
 namespace {
 
+constexpr int64_t kBatch = 256;
+
 // How the bundle's recipe made its samples of image files.
 ResizeMode resize_of(const Bundle& bundle) {
   DataOptions data;
@@ -26,7 +28,7 @@ ResizeMode resize_of(const Bundle& bundle) {
 // A graph that predicts, or an Error that says why it does not.
 Graph compiled_classifier(const Bundle& bundle) {
   const Graph& graph = bundle.graph;
-  image_input_shape(graph, "[predict] this bundle");
+  if (graph.find(kSeriesInput) < 0) image_input_shape(graph, "[predict] this bundle");
   if (!graph.has_output(kProbabilities) ||
       graph.type(graph.output(kProbabilities)).dtype != DType::f32 ||
       graph.shape(graph.output(kProbabilities)).size() != 2 ||
@@ -99,20 +101,49 @@ Image Predictor::prepare(const Image& image, const std::string& name) const {
 }
 
 std::vector<ClassScore> Predictor::predict(const Image& image, const std::string& name) {
-  const std::string place = fmt::format("[predict] {}", name);
-  const Image sample = prepare(image, name);
-  Execution& execution = session_.prepare({{"B", 1}});
-  const std::span<std::byte> input = execution.input(kImageInput);
-  if (sample.pixels.size() != input.size()) {
+  Image sample = prepare(image, name);
+  const Dataset one(ImageDataset{name,
+                                 sample.height,
+                                 sample.width,
+                                 sample.channels,
+                                 std::move(sample.pixels),
+                                 {-1},
+                                 {},
+                                 {name}});
+  const DataInput& given = one.inputs[0];
+  if (given.bytes.size() != given.sample_bytes()) {
     throw Error{ErrorCode::invalid_argument,
-                fmt::format("{}: expected {} bytes of pixels, got {}", place, input.size(),
-                            sample.pixels.size())};
+                fmt::format("[predict] {}: expected {} bytes of pixels, got {}", name,
+                            given.sample_bytes(), given.bytes.size())};
   }
-  std::memcpy(input.data(), sample.pixels.data(), input.size());
-  execution.run();
+  return predict(one)[0];
+}
 
+std::vector<std::vector<ClassScore>> Predictor::predict(const Dataset& samples) {
+  check_inputs(session_.graph(), samples, "[predict] " + samples.source);
+  std::vector<std::vector<ClassScore>> answers;
+  if (samples.size() == 0) return answers;
+  const int64_t batch = std::min(samples.size(), kBatch);
+  Execution& execution = session_.prepare({{"B", batch}});
+  const std::span labels(samples.labels);
+  for (int64_t first = 0; first < samples.size(); first += batch) {
+    const int64_t count = std::min(batch, samples.size() - first);
+    feed_batch(execution, input_bytes(samples, first, count),
+               labels.subspan(static_cast<size_t>(first), static_cast<size_t>(count)), batch);
+    execution.run();
+    const auto all = execution.output_f32(kProbabilities);
+    const size_t classes = all.size() / static_cast<size_t>(batch);
+    for (int64_t i = 0; i < count; ++i)
+      answers.push_back(scores_of(all.subspan(static_cast<size_t>(i) * classes, classes),
+                                  fmt::format("[predict] {}", samples.name(first + i))));
+  }
+  return answers;
+}
+
+std::vector<ClassScore> Predictor::scores_of(std::span<const float> probabilities,
+                                             const std::string& place) const {
   std::vector<ClassScore> scores;
-  for (const float p : execution.output_f32(kProbabilities)) {
+  for (const float p : probabilities) {
     if (!std::isfinite(p)) {
       throw Error{
           ErrorCode::non_finite,

@@ -1,4 +1,4 @@
-// From a bundle to answers for single images.
+// From a bundle to answers for single images, or rows and sequences of numbers.
 #pragma once
 
 #include <functional>
@@ -6,7 +6,7 @@
 #include <string>
 #include <vector>
 
-#include "fovea/data/data_options.h"
+#include "fovea/data/dataset.h"
 #include "fovea/formats/bundle.h"
 #include "fovea/formats/image.h"
 #include "fovea/runtime/session.h"
@@ -33,9 +33,9 @@ Image prepare_for(const Graph& graph, ResizeMode resize, const Image& image,
 class Predictor {
  public:
   // Runs the passes and plans nothing yet. Throws Error: unsupported when the graph has no input
-  // "image" u8 [B,H,W,C] or no output "probabilities" f32 [B,classes]; corrupt when the labels are
-  // not as many as the classes. A bundle without labels names its classes "0", "1", ...
-  // Without a pool it makes one of all processors.
+  // "image" u8 [B,H,W,C] or "series" f32 [B,T,F], or no output "probabilities" f32 [B,classes];
+  // corrupt when the labels are not as many as the classes. A bundle without labels names its
+  // classes "0", "1", ... Without a pool it makes one of all processors.
   explicit Predictor(const Bundle& bundle, std::shared_ptr<ThreadPool> pool = {});
 
   // The image as the model sees it: of its size and channels, as the bundle's recipe (data.resize)
@@ -48,9 +48,16 @@ class Predictor {
   // gives no numbers.
   std::vector<ClassScore> predict(const Image& image, const std::string& name);
 
+  // The same for each sample of a data set, whose labels are not looked at. Throws Error: what
+  // check_inputs throws, non_finite.
+  std::vector<std::vector<ClassScore>> predict(const Dataset& samples);
+
   Session& session() { return session_; }
 
  private:
+  std::vector<ClassScore> scores_of(std::span<const float> probabilities,
+                                    const std::string& place) const;
+
   std::vector<std::string> labels_;
   ResizeMode resize_;
   std::shared_ptr<VariableStore> variables_;

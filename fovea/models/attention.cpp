@@ -94,9 +94,10 @@ Value relative_keys(Graph& g, const Shape& q, int64_t heads, const AttentionOpti
 }
 
 Value dot_attention(Graph& g, Value q, Value k, Value v, int64_t heads, const AttentionOptions& o,
-                    Value rng) {
+                    Value rng, Value lengths) {
   const Size tokens = g.shape(q)[1];
   ops::AttentionLinkValues links;
+  links.lengths = lengths;
   if (o.dropout > 0) links.rng = rng;
   {
     const Graph::Scope scope(g, "attn");
@@ -141,8 +142,11 @@ Value dot_attention(Graph& g, Value q, Value k, Value v, int64_t heads, const At
 }
 
 Value attend(Graph& g, Value q, Value k, Value v, int64_t heads, const AttentionOptions& o,
-             Value rng) {
-  if (o.score == AttentionScore::dot) return dot_attention(g, q, k, v, heads, o, rng);
+             Value rng, Value lengths) {
+  if (o.score == AttentionScore::dot) return dot_attention(g, q, k, v, heads, o, rng, lengths);
+  if (lengths)
+    wrong(fmt::format("score: expected \"dot\" for sequences that differ in length, got \"{}\"",
+                      enum_names(o.score)[static_cast<size_t>(o.score)]));
   if (o.score == AttentionScore::linear)
     return ops::linear_attention(
         g, q, k, v, {.heads = heads, .kv_heads = o.kv_heads, .causal = o.causal}, "attn");
@@ -217,7 +221,8 @@ Value bucket_bias(Graph& g, int64_t heads, const Size& tokens, int64_t buckets, 
   return ops::transpose(g, ops::gather(g, table, places), {1, 0});
 }
 
-Value self_attention(Graph& g, Value x, int64_t heads, const AttentionOptions& o, Value rng) {
+Value self_attention(Graph& g, Value x, int64_t heads, const AttentionOptions& o, Value rng,
+                     Value lengths) {
   check(o, heads);
   const int64_t width = g.shape(x)[2].constant();
   const int64_t kv_width = width / heads * (o.kv_heads ? o.kv_heads : heads);
@@ -226,7 +231,7 @@ Value self_attention(Graph& g, Value x, int64_t heads, const AttentionOptions& o
   const Value v = ops::linear(g, "v", x, kv_width);
   Value a;
   try {
-    a = attend(g, q, k, v, heads, o, rng);
+    a = attend(g, q, k, v, heads, o, rng, lengths);
   } catch (const Error& e) {
     // What the op refuses, as a complaint about the recipe.
     const std::string_view message = e.what();

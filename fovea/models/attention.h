@@ -93,9 +93,10 @@ struct AttentionOptions {
 // named attn. The key has no bias where its true gradient is zero (AdamW would turn its
 // rounding noise into full steps) or that of the query does as well; score = "linear" needs one.
 // Throws Error naming the keys that do not go together. rng: i32 [3], read by dropout; empty where
-// nothing is trained, and nothing dropped.
+// nothing is trained, and nothing dropped. lengths i32 [B], or none: tokens that are there; no
+// others are seen (score = "dot" alone knows them).
 Value self_attention(Graph& g, Value x, int64_t heads, const AttentionOptions& options,
-                     Value rng = {});
+                     Value rng = {}, Value lengths = {});
 
 // A table for AttentionLink::distance_bias, f32 [H,2T-1], element j - i + T - 1.
 // The slopes are 2^(-8 h / H) for h = 1 .. H; where H is no power of two, those of the next smaller

@@ -25,7 +25,8 @@ Value feed_forward(Graph& g, Value x, const EncoderOptions& o) {
   return ops::linear(g, "fc2", h, o.width);
 }
 
-Value encoder(Graph& g, Value x, const EncoderOptions& o, const BuildContext& context) {
+Value encoder(Graph& g, Value x, const EncoderOptions& o, const BuildContext& context,
+              Value lengths) {
   check_range("layers", o.layers, 1000);
   check_range("heads", o.heads, o.width);
   check_range("mlp", o.mlp, 1 << 20);
@@ -37,7 +38,7 @@ Value encoder(Graph& g, Value x, const EncoderOptions& o, const BuildContext& co
   for (int64_t i = 0; i < o.layers; ++i) {
     const Graph::Scope layer(g, std::to_string(i));
     const Value a = self_attention(g, ops::layer_norm(g, "norm1", x), o.heads, o.attention,
-                                   context.training ? context.rng : Value{});
+                                   context.training ? context.rng : Value{}, lengths);
     x = ops::add(g, x, maybe_dropout(g, a, o.dropout, context, "drop1"));
     const Value h = feed_forward(g, ops::layer_norm(g, "norm2", x), o);
     x = ops::add(g, x, maybe_dropout(g, h, o.dropout, context, "drop2"));

@@ -29,8 +29,9 @@ Value maybe_dropout(Graph& g, Value x, double rate, const BuildContext& context,
 Value feed_forward(Graph& g, Value x, const EncoderOptions& options);
 
 // Pre-norm transformer encoder (Vaswani et al. 2017; pre-norm: Xiong et al. 2020), with a last
-// norm: x [B,T,C] -> [B,T,C]. Nodes are named enc.0.attn and so on. Throws Error when the options
-// do not fit.
-Value encoder(Graph& g, Value x, const EncoderOptions& options, const BuildContext& context);
+// norm: x [B,T,C] -> [B,T,C]. Nodes are named enc.0.attn and so on; lengths as in self_attention.
+// Throws Error when the options do not fit.
+Value encoder(Graph& g, Value x, const EncoderOptions& options, const BuildContext& context,
+              Value lengths = {});
 
 }  // namespace fovea

@@ -4,22 +4,9 @@
 #include <functional>
 
 #include "fovea/models/blocks.h"
-#include "fovea/tasks/task.h"
+#include "fovea/tasks/classification.h"
 
 namespace fovea {
-
-// The section [task] beyond its kind.
-struct ClassificationOptions {
-  double label_smoothing = 0.0;
-  // How much training makes up for classes of different sizes: 0: not at all, so that answers lean
-  // to frequent classes as the training data do; 1: as if all were equally frequent.
-  double balance = 0.0;
-  template <class V>
-  void visit(V& v) {
-    v("label_smoothing", label_smoothing);
-    v("balance", balance);
-  }
-};
 
 // Adds a model to the graph: image u8 [B,H,W,C] -> logits f32 [B,classes].
 using ImageModel =

@@ -24,17 +24,26 @@ struct LossTerm {
   double weight = 1;
 };
 
-// What a task must know of its data before any graph is built.
-struct DataInfo {
-  int64_t height = 0, width = 0, channels = 0;
-  std::vector<std::string> class_names;
-  std::vector<int64_t> class_counts = {};  // samples to train with; empty: not known
+// Tables and sequences of numbers, as a model takes them.
+struct SeriesInfo {
+  int64_t steps = 0, features = 0;
+  bool ragged = false;                            // there is the input "length"
+  bool gaps = false;                              // NaN stands for a value that is not known
+  std::vector<double> mean = {}, deviation = {};  // of the training part, by feature
 };
 
-DataInfo data_info(const ImageDataset& dataset);
+// What a task must know of its data before any graph is built.
+struct DataInfo {
+  int64_t height = 0, width = 0, channels = 0;  // of images
+  std::vector<std::string> class_names;
+  std::vector<int64_t> class_counts = {};  // samples to train with; empty: not known
+  SeriesInfo series = {};
+};
 
-// Names of the graphs' inputs and outputs; the batch size is the symbol B.
-inline constexpr std::string_view kImageInput = "image";    // u8 [B,H,W,C]
+// Of the training part.
+DataInfo data_info(const Dataset& dataset);
+
+// Names of the graphs' further inputs and outputs; the batch size is the symbol B.
 inline constexpr std::string_view kLabelInput = "label";    // i32 [B]; negative: not counted
 inline constexpr std::string_view kRngInput = "train.rng";  // i32 [3]: seed, step, first sample
 inline constexpr std::string_view kProbabilities = "probabilities";  // f32 [B,classes]
@@ -46,8 +55,8 @@ Value predicted_class(Graph& g, Value logits);
 
 struct Task {
   std::string name;
-  Graph infer;  // image -> logits, probabilities
-  Graph train;  // image, label, train.rng -> the sums and counts of losses and metrics
+  Graph infer;  // inputs of the data set -> logits, probabilities
+  Graph train;  // these, label, train.rng -> the sums and counts of losses and metrics
   std::vector<LossTerm> losses;
   std::vector<Metric> metrics;  // the first chooses the best weights
 };

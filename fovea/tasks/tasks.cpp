@@ -6,17 +6,31 @@
 #include "fovea/data/statistics.h"
 #include "fovea/graph/ops.h"
 #include "fovea/tasks/image_classification.h"
+#include "fovea/tasks/sequence_classification.h"
 
 namespace fovea {
 
 std::span<const TaskKind> task_kinds() {
-  static const std::vector<TaskKind> kinds = {kImageClassification};
+  static const std::vector<TaskKind> kinds = {kImageClassification, kSequenceClassification};
   return kinds;
 }
 
-DataInfo data_info(const ImageDataset& dataset) {
-  return {dataset.height, dataset.width, dataset.channels, dataset.class_names,
-          class_counts(dataset)};
+DataInfo data_info(const Dataset& dataset) {
+  DataInfo info;
+  info.class_names = dataset.class_names;
+  info.class_counts = class_counts(dataset);
+  if (const DataInput* image = dataset.input(kImageInput)) {
+    info.height = image->shape.at(0);
+    info.width = image->shape.at(1);
+    info.channels = image->shape.at(2);
+  }
+  if (const DataInput* series = dataset.input(kSeriesInput)) {
+    SeriesStatistics statistics = series_statistics(dataset);
+    info.series = {
+        series->shape.at(0), series->shape.at(1),        dataset.input(kLengthInput) != nullptr,
+        dataset.gaps,        std::move(statistics.mean), std::move(statistics.deviation)};
+  }
+  return info;
 }
 
 Value predicted_class(Graph& g, Value logits) {

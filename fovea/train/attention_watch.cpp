@@ -58,7 +58,7 @@ Image head_picture(const Image& image, const AttentionMap& map, int64_t index, i
   return heat_map(received, rows, map.keys / rows);
 }
 
-ImageDataset first_of(const ImageDataset& data, int64_t count) {
+Dataset first_of(const Dataset& data, int64_t count) {
   std::vector<int64_t> indices(static_cast<size_t>(std::min(count, data.size())));
   std::iota(indices.begin(), indices.end(), 0);
   return select(data, indices);
@@ -115,14 +115,17 @@ std::unique_ptr<AttentionWatch> AttentionWatch::make(const TrainStart& start,
 
 AttentionWatch::AttentionWatch(Graph exposed, const TrainStart& start, const RecordOptions& options)
     : examples_(first_of(start.examples, options.attention_images)),
-      pictures_(std::min(options.attention_pictures, examples_.size())),
+      pictures_(examples_.input(kImageInput) == nullptr
+                    ? 0  // there is nothing to draw attention on
+                    : std::min(options.attention_pictures, examples_.size())),
       reader_(compile(exposed), variables_, start.pool) {}
 
 void AttentionWatch::add(EventSummary& summary,
                          const std::map<std::string, HostTensorPtr>& weights) {
   for (auto& [name, t] : weights)
     if (variables_->has(name)) variables_->set(name, t->dtype, t->shape, t->bytes);
-  const AttentionMaps maps = reader_.read(examples_.images);
+  const AttentionMaps maps =
+      reader_.read(input_bytes(examples_, 0, examples_.size()), examples_.size());
   for (const AttentionMap& map : maps.nodes)
     for (int64_t head = 0; head < map.heads; ++head) {
       const std::vector<float> entropy = attention_entropy(map, head);
@@ -133,9 +136,10 @@ void AttentionWatch::add(EventSummary& summary,
                         entropy);
     }
   for (int64_t i = 0; i < pictures_; ++i) {
-    const std::span<const uint8_t> pixels = examples_.image(i);
+    const DataInput& input = *examples_.input(kImageInput);
+    const std::span<const uint8_t> pixels = input.sample(i);
     const Image image{
-        examples_.height, examples_.width, examples_.channels, {pixels.begin(), pixels.end()}};
+        input.shape[0], input.shape[1], input.shape[2], {pixels.begin(), pixels.end()}};
     summary.image(fmt::format("attention/example_{}", i), attention_picture(image, maps, i));
   }
 }

@@ -35,7 +35,7 @@ class AttentionWatch {
  private:
   AttentionWatch(Graph exposed, const TrainStart& start, const RecordOptions& options);
 
-  ImageDataset examples_;
+  Dataset examples_;
   int64_t pictures_;
   std::shared_ptr<VariableStore> variables_ = std::make_shared<VariableStore>();
   AttentionReader reader_;

@@ -23,7 +23,7 @@ struct TrainStart {
   const std::map<std::string, std::string>& settings;  // of the recipe, defaults included
   const TrainOptions& options;
   const Task& task;
-  const ImageDataset& examples;  // of the validation split, or of training where there is none
+  const Dataset& examples;  // of the validation split, or of training where there is none
   std::shared_ptr<ThreadPool> pool;
   int64_t parameters = 0;
   int64_t total_steps = 0;

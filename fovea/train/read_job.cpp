@@ -8,13 +8,13 @@ namespace fovea {
 
 namespace {
 
-ImageDataset read_split(const DataOptions& options, Split split, const ReadOptions& how) {
+Dataset read_split(const DataOptions& options, Split split, const ReadOptions& how) {
   LoadContext context;
   context.pool = how.pool;
   if (how.progress) {
     context.progress = [&](int64_t done, int64_t all) { how.progress(split, done, all); };
   }
-  ImageDataset data = load_dataset(options, split, context);
+  Dataset data = load_dataset(options, split, context);
   const size_t skipped = data.skipped.size();
   if (skipped > 0 && how.note) {
     how.note(fmt::format(
@@ -23,6 +23,24 @@ ImageDataset read_split(const DataOptions& options, Split split, const ReadOptio
         skipped == 1 ? "is" : "are", data.skipped[0]));
   }
   return data;
+}
+
+std::string list_text(const std::vector<std::string>& values) {
+  DataOptions named;
+  named.features = values;
+  RecipeWriter writer;
+  named.visit(static_cast<FieldVisitor&>(writer));
+  const size_t begin = writer.lines.find("features = ") + std::string("features = ").size();
+  return writer.lines.substr(begin, writer.lines.find('\n', begin) - begin);
+}
+
+// Columns, classes and steps that were found in the file stand in the bundle's recipe, so that
+// another file means the same.
+void keep_what_was_found(RecipeTable& recipe, const DataOptions& data, const Dataset& train) {
+  if (data.features.empty()) recipe.set("data.features=" + list_text(train.columns));
+  if (data.classes.empty()) recipe.set("data.classes=" + list_text(train.class_names));
+  if (data.steps == 0)
+    recipe.set(fmt::format("data.steps={}", train.input(kSeriesInput)->shape.at(0)));
 }
 
 }  // namespace
@@ -48,6 +66,7 @@ TrainJob read_job(RecipeTable& recipe, const ReadOptions& how) {
   job.task = make_task(recipe, data_info(job.train));
   job.levels = read_levels(recipe);
   recipe.check_all_read();
+  if (is_series(data.kind)) keep_what_was_found(recipe, data, job.train);
   job.recipe = recipe.to_text();
   job.settings = recipe.resolved();
   return job;

@@ -260,7 +260,7 @@ class ToldTraining {
  private:
   TrainOptions options_;
   Task task_;
-  ImageDataset none_;
+  Dataset none_;
   std::string recipe_;
   std::map<std::string, std::string> settings_;
   std::map<std::string, double> no_metrics_;

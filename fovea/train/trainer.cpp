@@ -43,6 +43,10 @@ class Trainer {
     check_augment(job.augment);
     check_record_options(job.record);
     check_data(job);
+    if (job.train.input(kImageInput) == nullptr && changes_images(job.augment))
+      throw Error(ErrorCode::invalid_argument,
+                  "[augment] shift, flip and erase change images; the data are tables or sequences "
+                  "of numbers (leave the section out)");
     options_ = job.options;
     augment_ = job.augment;
     record_ = job.record;
@@ -98,11 +102,10 @@ class Trainer {
       throw Error(
           ErrorCode::invalid_argument,
           "[train] expected examples to train on, got none (put them into TrainJob::train)");
-    for (const ImageDataset* data : {&job.train, &job.validation, &job.test}) {
+    for (const Dataset* data : {&job.train, &job.validation, &job.test}) {
       if (data->size() == 0) continue;
       check_dataset(*data);
-      check_image_input(job.task.infer, data->height, data->width, data->channels,
-                        "[train] " + data->source);
+      check_inputs(job.task.infer, *data, "[train] " + data->source);
       if (data->class_names != job.train.class_names)
         throw Error(ErrorCode::invalid_argument,
                     fmt::format("[train] {}: expected the classes of the training data in their "
@@ -338,17 +341,19 @@ class Trainer {
   template <class F>
   void for_each_micro_batch(const Batch& batch, F&& body) {
     const int64_t micro = options_.batch / options_.accumulate;
-    const int64_t image = train_data_.image_size();
     const LevelStep& step = steps_[level_of_step()];
     for (int64_t first = 0; first < batch.size; first += micro) {
       const int64_t count = std::min(micro, batch.size - first);
       const bool last = first + micro >= batch.size;
       Execution& e = (last ? step.apply : step.accumulate)->prepare({{"B", count}});
-      const std::span pixels(batch.pixels);
-      const std::span labels(batch.labels);
-      feed_images(
-          e, pixels.subspan(static_cast<size_t>(first * image), static_cast<size_t>(count * image)),
-          labels.subspan(static_cast<size_t>(first), static_cast<size_t>(count)), count);
+      const auto at = static_cast<size_t>(first), rows = static_cast<size_t>(count);
+      std::vector<InputBytes> inputs;
+      for (size_t k = 0; k < batch.inputs.size(); ++k) {
+        const DataInput& input = train_data_.inputs[k];
+        const size_t size = input.sample_bytes();
+        inputs.push_back({input.name, std::span(batch.inputs[k]).subspan(at * size, rows * size)});
+      }
+      feed_batch(e, inputs, std::span(batch.labels).subspan(at, rows), count);
       write_inputs(e, first, last);
       body(e, last);
     }
@@ -444,7 +449,7 @@ class Trainer {
   }
 
   std::map<std::string, double> evaluate(const std::map<std::string, HostTensorPtr>& weights,
-                                         const ImageDataset& data) {
+                                         const Dataset& data) {
     set_weights(weights);
     return evaluator_->run(data, kEvaluationBatch, request_.stop).metrics;
   }
@@ -515,7 +520,7 @@ class Trainer {
   Task task_;
   Graph evaluation_graph_;
   std::optional<Bundle> init_;
-  ImageDataset train_data_, validation_data_, test_data_;
+  Dataset train_data_, validation_data_, test_data_;
   std::shared_ptr<VariableStore> variables_, evaluation_variables_;
   // The sessions of a step at one level; the first is the model as it stands.
   struct LevelStep {

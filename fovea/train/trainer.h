@@ -40,9 +40,9 @@ struct TrainJob {
   AugmentOptions augment = {};
   RecordOptions record = {};
   std::vector<LevelOptions> levels = {};  // besides the model as it stands
-  ImageDataset train;
-  ImageDataset validation = {};  // may be empty: the last weights are then the best
-  ImageDataset test = {};        // may be empty: nothing is measured at the end
+  Dataset train;                          // an ImageDataset, too
+  Dataset validation = {};                // may be empty: the last weights are then the best
+  Dataset test = {};                      // may be empty: nothing is measured at the end
   // TOML, for the bundle; empty: written from the above, with data.kind = "memory".
   std::string recipe = {};
   // Its keys with their values, defaults included; empty: those of the above.
