@@ -108,7 +108,7 @@ Made make_sequence_classifier(const Options& o) {
   std::string command = fmt::format("fovea new {} {}", o.kind, o.path);
   for (const auto& [name, value] :
        {std::pair("--label", o.wish.label), std::pair("--group", o.wish.group),
-        std::pair("--window", o.wish.window < 0 ? "" : std::to_string(o.wish.window))})
+        std::pair("--window", o.wish.window ? std::to_string(*o.wish.window) : "")})
     if (!value.empty()) command += fmt::format(" {} {}", name, value);
   const std::string features =
       fmt::format("{} feature{}", survey.features, survey.features == 1 ? "" : "s");
@@ -166,7 +166,7 @@ int run(const Call& call, Options& o) {
                 fmt::format("[new] {} is there already; --overwrite replaces it, --out takes "
                             "another name",
                             o.out));
-  if (images && (!o.wish.label.empty() || !o.wish.group.empty() || o.wish.window >= 0))
+  if (images && (!o.wish.label.empty() || !o.wish.group.empty() || o.wish.window))
     throw Error(ErrorCode::invalid_argument,
                 "[new] --label, --group and --window belong to sequence-classifier (a table of "
                 "images has columns of paths and labels)");

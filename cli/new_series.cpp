@@ -209,7 +209,7 @@ class TableSurvey {
   }
 
   void choose_window() {
-    s_.data.window = wish_.window >= 0                            ? wish_.window
+    s_.data.window = wish_.window                                 ? *wish_.window
                      : group_ >= 0                                ? (one_label_each_ ? 0 : kWindow)
                      : s_.in_time && table_.rows() > 10 * kWindow ? kWindow
                                                                   : 0;
@@ -278,7 +278,7 @@ SeriesSurvey survey_series(const std::string& path, const SeriesWish& wish) {
   find_files(path, survey.data);
   if (survey.data.kind == DataKind::csv) {
     TableSurvey(survey, wish).run();
-  } else if (!wish.label.empty() || !wish.group.empty() || wish.window >= 0) {
+  } else if (!wish.label.empty() || !wish.group.empty() || wish.window) {
     refuse("--label, --group and --window are for tables; an .npy file has no columns with names");
   }
   try {

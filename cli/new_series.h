@@ -2,6 +2,7 @@
 #pragma once
 
 #include <array>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -10,10 +11,10 @@
 
 namespace fovea::cli {
 
-// What is said of a file beforehand; empty or -1: found out.
+// What is said of a file beforehand; empty: found out.
 struct SeriesWish {
   std::string label, group;  // columns
-  int64_t window = -1;
+  std::optional<int64_t> window = {};
 };
 
 struct SeriesSurvey {
