@@ -78,18 +78,17 @@ struct Place {
 };
 
 void draw_curves(Image& sheet, const Sample& sample, const CurvesScale& scale, const Place& place) {
-  const auto [top, left, height, width] = place;
+  const int64_t top = place.top, left = place.left, height = place.height, width = place.width;
   const int64_t steps = scale.steps;
   box(sheet, top, left, height, width, {246, 246, 249});
   box(sheet, top + height / 2, left, 1, width, kGrey);
-  const int64_t across = width, down = height;
   const auto x = [&](int64_t t) {
-    return static_cast<double>(left) + static_cast<double>(t * (across - 2)) /
+    return static_cast<double>(left) + static_cast<double>(t * (width - 2)) /
                                            static_cast<double>(std::max<int64_t>(steps - 1, 1));
   };
   if (sample.length < steps) {
     const auto end = std::llround(x(sample.length - 1)) + 2;
-    box(sheet, top, end, down, left + across - end, kGrey);
+    box(sheet, top, end, height, left + width - end, kGrey);
   }
   for (size_t f = std::min<size_t>(kCurves, static_cast<size_t>(sample.features)); f-- > 0;) {
     const double deviation = scale.deviation[f] > 0 ? scale.deviation[f] : 1;
@@ -97,7 +96,7 @@ void draw_curves(Image& sheet, const Sample& sample, const CurvesScale& scale, c
       const double v =
           static_cast<double>(sample.values[static_cast<size_t>(t * sample.features) + f]);
       const double z = std::clamp((v - scale.mean[f]) / deviation, -kShown, kShown);
-      return static_cast<double>(top) + (kShown - z) / (2 * kShown) * (down - 2);
+      return static_cast<double>(top) + (kShown - z) / (2 * kShown) * (height - 2);
     };
     for (int64_t t = 0; t + 1 < sample.length; ++t)
       if (!std::isnan(y(t)) && !std::isnan(y(t + 1)))
