@@ -144,9 +144,6 @@ Value dot_attention(Graph& g, Value q, Value k, Value v, int64_t heads, const At
 Value attend(Graph& g, Value q, Value k, Value v, int64_t heads, const AttentionOptions& o,
              Value rng, Value lengths) {
   if (o.score == AttentionScore::dot) return dot_attention(g, q, k, v, heads, o, rng, lengths);
-  if (lengths)
-    wrong(fmt::format("score: expected \"dot\" for sequences that differ in length, got \"{}\"",
-                      enum_names(o.score)[static_cast<size_t>(o.score)]));
   if (o.score == AttentionScore::linear)
     return ops::linear_attention(
         g, q, k, v, {.heads = heads, .kv_heads = o.kv_heads, .causal = o.causal}, "attn");
@@ -224,6 +221,9 @@ Value bucket_bias(Graph& g, int64_t heads, const Size& tokens, int64_t buckets, 
 Value self_attention(Graph& g, Value x, int64_t heads, const AttentionOptions& o, Value rng,
                      Value lengths) {
   check(o, heads);
+  if (lengths && o.score != AttentionScore::dot)
+    wrong(fmt::format("score: expected \"dot\" for sequences that differ in length, got \"{}\"",
+                      enum_names(o.score)[static_cast<size_t>(o.score)]));
   const int64_t width = g.shape(x)[2].constant();
   const int64_t kv_width = width / heads * (o.kv_heads ? o.kv_heads : heads);
   const Value q = ops::linear(g, "q", x, width);
