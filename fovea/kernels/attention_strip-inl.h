@@ -63,6 +63,8 @@ class StripScores {
     panel.first = first;
     panel.queries = HWY_MIN(kStripQueries, p_.tq - first);
     panel.count = 0;
+    // Absent queries may fill more vectors than the last.
+    if (panel.queries < kStripQueries) fill_zero(panel.qt, p_.head_dim * kStripQueries);
     load_transposed(q.first, q.stride, panel.queries, p_.head_dim,
                     factor * static_cast<float>(p_.scale * kLog2E), panel.qt, kStripQueries);
     panel.seen = fill_lanes(p_, seen_, first, panel.queries, kStripQueries, panel.lanes);

@@ -173,6 +173,7 @@ class StripBackward {
       change_.apply(q, layout_.dim, queries, attention_detail::first_query_position(p_) + first);
     if (p_.temperature)
       scale_rows(q, queries * layout_.dim, attention_detail::temperature(p_, args_.links, head));
+    if (queries < kStripQueries) fill_zero(scratch_ + layout_.dot, p_.value_dim * kStripQueries);
     load_transposed(dout, layout_.value_dim, queries, p_.value_dim, 1.0f, scratch_ + layout_.dot,
                     kStripQueries);
     fill_zero(scratch_ + layout_.dqt, p_.head_dim * kStripQueries);
