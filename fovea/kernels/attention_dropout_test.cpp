@@ -6,6 +6,7 @@
 
 #include "fovea/base/test_errors.h"
 #include "fovea/kernels/attention_random_test.h"
+#include "fovea/kernels/leaf_test.h"
 
 namespace fovea {
 namespace {
@@ -15,6 +16,7 @@ using attention_test::Dice;
 using attention_test::expect_near;
 using attention_test::plan_backward;
 using attention_test::run_plan;
+using leaf::same_bits;
 
 // A problem with some of everything, and dropout.
 template <class T>
@@ -197,11 +199,8 @@ TEST(AttentionDropout, TheBitsAreTheSameForAnyNumberOfThreads) {
         return got;
       };
       const Arrays<float> one = run(1), three = run(3);
-      const auto same = [](const std::vector<float>& a, const std::vector<float>& b) {
-        return std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0;
-      };
-      EXPECT_TRUE(same(one.out, three.out) && same(one.dq, three.dq)) << seed;
-      EXPECT_TRUE(same(one.dk, three.dk) && same(one.dv, three.dv)) << seed;
+      EXPECT_TRUE(same_bits(one.out, three.out) && same_bits(one.dq, three.dq)) << seed;
+      EXPECT_TRUE(same_bits(one.dk, three.dk) && same_bits(one.dv, three.dv)) << seed;
     }
   }
 }

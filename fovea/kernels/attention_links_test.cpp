@@ -5,6 +5,7 @@
 #include "fovea/base/test_errors.h"
 #include "fovea/kernels/attention_random_test.h"
 #include "fovea/kernels/attention_seen.h"
+#include "fovea/kernels/leaf_test.h"
 
 namespace fovea {
 namespace {
@@ -19,6 +20,7 @@ using attention_test::random_problem;
 using attention_test::randomise_links;
 using attention_test::run_plan;
 using attention_test::text_of;
+using leaf::same_bits;
 
 // Runs of rounding are measured by the largest value; sums over many links by that of their terms.
 template <class T>
@@ -137,13 +139,12 @@ TEST(AttentionLinks, TheBitsAreTheSameForAnyNumberOfThreads) {
         return got;
       };
       const Arrays<float> one = run(1), three = run(3);
-      const auto same = [](const std::vector<float>& x, const std::vector<float>& y) {
-        return std::memcmp(x.data(), y.data(), x.size() * sizeof(float)) == 0;
-      };
-      EXPECT_TRUE(same(one.out, three.out) && same(one.lse, three.lse)) << seed;
-      EXPECT_TRUE(same(one.dq, three.dq) && same(one.dk, three.dk) && same(one.dv, three.dv));
-      EXPECT_TRUE(same(one.dbias, three.dbias) && same(one.ddistances, three.ddistances) &&
-                  same(one.dsinks, three.dsinks));
+      EXPECT_TRUE(same_bits(one.out, three.out) && same_bits(one.lse, three.lse)) << seed;
+      EXPECT_TRUE(same_bits(one.dq, three.dq) && same_bits(one.dk, three.dk) &&
+                  same_bits(one.dv, three.dv));
+      EXPECT_TRUE(same_bits(one.dbias, three.dbias) &&
+                  same_bits(one.ddistances, three.ddistances) &&
+                  same_bits(one.dsinks, three.dsinks));
     }
   }
 }

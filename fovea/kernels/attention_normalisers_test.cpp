@@ -6,6 +6,7 @@
 #include "fovea/base/visit.h"
 #include "fovea/kernels/attention_call.h"
 #include "fovea/kernels/attention_random_test.h"
+#include "fovea/kernels/leaf_test.h"
 #include "fovea/kernels/normaliser_row.h"
 
 namespace fovea {
@@ -16,6 +17,7 @@ using attention_test::Dice;
 using attention_test::expect_near;
 using attention_test::plan_backward;
 using attention_test::run_plan;
+using leaf::same_bits;
 
 constexpr int32_t kRng[3] = {5, 1000003, 2};
 
@@ -277,13 +279,12 @@ TEST(AttentionNormalisers, TheBitsAreTheSameForAnyNumberOfThreads) {
         return got;
       };
       const Arrays<float> one = run(1), three = run(3);
-      const auto same = [](const std::vector<float>& x, const std::vector<float>& y) {
-        return std::memcmp(x.data(), y.data(), x.size() * sizeof(float)) == 0;
-      };
-      EXPECT_TRUE(same(one.out, three.out)) << seed;
-      EXPECT_TRUE(same(one.dq, three.dq) && same(one.dk, three.dk) && same(one.dv, three.dv));
-      EXPECT_TRUE(same(one.dbias, three.dbias) && same(one.ddistances, three.ddistances) &&
-                  same(one.dsinks, three.dsinks) && same(one.dtemperatures, three.dtemperatures));
+      EXPECT_TRUE(same_bits(one.out, three.out)) << seed;
+      EXPECT_TRUE(same_bits(one.dq, three.dq) && same_bits(one.dk, three.dk) &&
+                  same_bits(one.dv, three.dv));
+      EXPECT_TRUE(
+          same_bits(one.dbias, three.dbias) && same_bits(one.ddistances, three.ddistances) &&
+          same_bits(one.dsinks, three.dsinks) && same_bits(one.dtemperatures, three.dtemperatures));
     }
   }
 }

@@ -8,6 +8,7 @@
 
 #include "fovea/base/test_errors.h"
 #include "fovea/kernels/attention_random_test.h"
+#include "fovea/kernels/leaf_test.h"
 
 namespace fovea {
 namespace {
@@ -21,6 +22,7 @@ using attention_test::plan_backward;
 using attention_test::random_problem;
 using attention_test::randomise_links;
 using attention_test::run_plan;
+using leaf::same_bits;
 
 // A random problem that changes rows or has temperatures.
 AttentionProblem changed_problem(Dice& dice, int64_t most_tokens) {
@@ -188,15 +190,14 @@ TEST(AttentionRows, TheBitsAreTheSameForAnyNumberOfThreads) {
         return got;
       };
       const Arrays<float> one = run(1), three = run(3);
-      const auto same = [](const std::vector<float>& x, const std::vector<float>& y) {
-        return std::memcmp(x.data(), y.data(), x.size() * sizeof(float)) == 0;
-      };
-      EXPECT_TRUE(same(one.out, three.out) && same(one.lse, three.lse)) << seed;
-      EXPECT_TRUE(same(one.dq, three.dq) && same(one.dk, three.dk) && same(one.dv, three.dv));
-      EXPECT_TRUE(same(one.dtemperatures, three.dtemperatures)) << seed;
-      EXPECT_TRUE(same(one.drelative_keys, three.drelative_keys)) << seed;
-      EXPECT_TRUE(same(one.dcontent, three.dcontent) && same(one.dposition, three.dposition));
-      EXPECT_TRUE(same(one.dbias, three.dbias) && same(one.ddistances, three.ddistances));
+      EXPECT_TRUE(same_bits(one.out, three.out) && same_bits(one.lse, three.lse)) << seed;
+      EXPECT_TRUE(same_bits(one.dq, three.dq) && same_bits(one.dk, three.dk) &&
+                  same_bits(one.dv, three.dv));
+      EXPECT_TRUE(same_bits(one.dtemperatures, three.dtemperatures)) << seed;
+      EXPECT_TRUE(same_bits(one.drelative_keys, three.drelative_keys)) << seed;
+      EXPECT_TRUE(same_bits(one.dcontent, three.dcontent) &&
+                  same_bits(one.dposition, three.dposition));
+      EXPECT_TRUE(same_bits(one.dbias, three.dbias) && same_bits(one.ddistances, three.ddistances));
     }
   }
 }
