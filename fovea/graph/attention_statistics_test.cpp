@@ -87,11 +87,13 @@ TEST(AttentionStatisticsOp, WrongCombinationsNameBothOptions) {
   const auto expect = [&](std::string_view text, auto&& call) {
     expect_error(ErrorCode::invalid_argument, text, call);
   };
-  expect("the input rng and the attribute dropout together, got dropout=0.1 and no input",
-         [&] { attend(g, {.dropout = 0.1}); });
-  expect("dropout=0 and the input", [&] { attend(g, {}, {.rng = rng}); });
+  expect(
+      "the input rng together with dropout or a random normaliser, got dropout=0.1, "
+      "normaliser=softmax and no input",
+      [&] { attend(g, {.dropout = 0.1}); });
+  expect("dropout=0, normaliser=softmax and the input", [&] { attend(g, {}, {.rng = rng}); });
   expect("expected dropout=1 from 0 up to", [&] { attend(g, {.dropout = 1}, {.rng = rng}); });
-  expect("dropout=0 and stream='own'", [&] { attend(g, {.stream = "own"}); });
+  expect("dropout=0, normaliser=softmax and stream='own'", [&] { attend(g, {.stream = "own"}); });
   expect("expected top_links=2000 between 0 and 1024", [&] { attend(g, {.top_links = 2000}); });
   const Value span = ops::input(g, "span", DType::f32, {4});
   expect("got span=true and span_ramp=0", [&] { attend(g, {.heads = 4}, {.span = span}); });

@@ -248,7 +248,7 @@ class RefForward final : public KernelPlan<AttentionArgs> {
     if (lse) *lse = static_cast<Lse>(max + std::log(sum));
     if (entropy) *entropy = static_cast<Lse>(std::log(sum) - surprise / sum);
     if (!p_.want_mass && p_.top_links == 0) return;
-    double* mass = kv + p_.value_dim + p_.head_dim;
+    double* mass = score + p_.tk;
     for (int64_t j = 0; j < p_.tk; ++j) {
       if (!links.sees(j)) continue;
       const double probability = std::exp(score[j] - max) / sum;
