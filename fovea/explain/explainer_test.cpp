@@ -69,7 +69,7 @@ TEST(Explainer, WhatDoesNotFitIsAnError) {
   const Graph exposed = compile(expose_attention(bright_model(), {.gradients = true}));
   EXPECT_THROW(Explainer(exposed, {7, 7}, std::make_shared<ThreadPool>(1)), Error);
   Explainer explainer = bright_explainer();
-  EXPECT_THROW(explainer.explain({}), Error);
+  EXPECT_THROW(explainer.explain(std::span<const uint8_t>()), Error);
   EXPECT_THROW(explainer.explain(std::vector<uint8_t>(25)), Error);
   const std::vector<int32_t> two = {0, 1}, beyond = {2};
   EXPECT_THROW(explainer.explain(std::vector<uint8_t>(24), two), Error);

@@ -94,7 +94,7 @@ std::vector<Case> cases() {
        "f32[2,3,4]",
        {{"x1", "f32[2,3,5]", "the sizes of the scores and the gradient"},
         {"x1", "f64[2,3,4]", "the scores and the gradient alike"},
-        {"normaliser", "gumbel_hard", "expected rng with normaliser=gumbel_hard"},
+        {"normaliser", "gumbel_hard", "no top_k with normaliser=gumbel_hard"},
         {"top_k", "0", "top_k between 1 and"}}},
       {"layer_norm_grad",
        {},

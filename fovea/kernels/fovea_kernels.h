@@ -146,7 +146,8 @@ typedef struct fovea_attention_problem {
   // then leads from one page of the pool to the next, `token` from one token of a page to the next.
   fovea_type kv_type;
   fovea_strides k_scale, v_scale;
-  int int8_products;  // not 0, with FOVEA_I8: queries and probabilities may be rounded to 8 bits too
+  int int8_products;  // not 0, with FOVEA_I8: queries and probabilities may be rounded to 8 bits
+                      // too
   int64_t page_tokens;
   int64_t page_columns;  // of the table of pages; 0: as many as tk tokens need
 } fovea_attention_problem;

@@ -300,8 +300,9 @@ TEST_F(TrainerTest, RefusesAJobWhoseDataDoNotFit) {
     j.validation.class_names = {"left", "upper"};
   });
   refused(ErrorCode::invalid_argument, "4", [](TrainJob& j) {
-    j.test.width = 4;
-    j.test.images.resize(j.test.images.size() / 2);
+    DataInput& image = j.test.inputs.at(0);
+    image.shape.at(1) = 4;
+    image.bytes.resize(image.bytes.size() / 2);
   });
   refused(ErrorCode::invalid_argument, "epochs", [](TrainJob& j) { j.options.epochs = 0; });
   refused(ErrorCode::invalid_argument, "there is no task",
