@@ -289,7 +289,7 @@ TEST(ImageCsv, TablesThatDoNotFitAreErrors) {
     load_images(options, Split::train);
   };
   refuses("'file': expected the CSV file", [&] { load_images(options, Split::train); });
-  refuses("is empty", [&] { load(""); });
+  refuses("expected rows in", [&] { load(""); });
   refuses("'image_column': expected a first line that names", [&] { load("1.png,a\n2.png,b\n"); });
   refuses("'label_column': expected a first line", [&] { load("path,kind\n1.png,a\n"); });
   refuses("got no rows", [&] { load("path,label\n"); });

@@ -158,7 +158,9 @@ TEST(AttentionMaps, GivesEachNodeByItsNameWithRowsThatSumToOne) {
           const bool seen = !(form.causal && ahead > 0) &&
                             (form.window_left < 0 || -ahead <= form.window_left) &&
                             (form.window_right < 0 || ahead <= form.window_right);
-          EXPECT_EQ(p > 0, seen);
+          EXPECT_TRUE(seen || p == 0);
+          // Other normalisers give some of what is seen nothing.
+          EXPECT_TRUE(!seen || p > 0 || form.normaliser != Normaliser::softmax);
           sum += p;
         }
         EXPECT_NEAR(sum, 1, 1e-5);

@@ -45,13 +45,23 @@ std::vector<Case> cases() {
 }
 
 TEST(Attention, TheListIsBestFirstAndEndsWithTheReference) {
-  const std::vector<std::string_view> order = {"short_avx512bf16",  "tiled_avx512bf16",
-                                               "decode_avx512bf16", "tiled_avx512vnni",
-                                               "short_avx3",        "short_avx2",
-                                               "short_sse4",        "decode_avx3",
-                                               "decode_avx2",       "decode_sse4",
-                                               "hwy_avx3",          "hwy_avx2",
-                                               "hwy_sse4",          "ref"};
+  const std::vector<std::string_view> order = {"short_avx512bf16",
+                                               "tiled_avx512bf16",
+                                               "decode_avx512bf16",
+                                               "tiled_avx512vnni",
+                                               "short_avx3",
+                                               "short_avx2",
+                                               "short_sse4",
+                                               "decode_avx3",
+                                               "decode_avx2",
+                                               "decode_sse4",
+                                               "hwy_avx3",
+                                               "hwy_avx2",
+                                               "hwy_sse4",
+                                               "strip_avx3",
+                                               "strip_avx2",
+                                               "strip_sse4",
+                                               "ref"};
   const auto check = [&](const auto& list) {
     ASSERT_FALSE(list.empty());
     EXPECT_EQ(list.back().name, "ref");
