@@ -514,6 +514,96 @@ static void test_rows(fovea_pool* pool) {
   fovea_attention_backward_destroy(backward);
 }
 
+// Statistics against a sum written out, top-k against a mask of the k largest scores, a span wide
+// enough to change nothing, and dropout: the same links again, others at another step.
+static void test_extras(fovea_pool* pool) {
+  enum { TOKENS = 12, SIZE = TOKENS * D };
+  float q[SIZE], k[SIZE], v[SIZE], out[SIZE], plain[SIZE];
+  fill(q, SIZE, 1);
+  fill(k, SIZE, 2);
+  fill(v, SIZE, 3);
+  const fovea_attention_problem dense = fovea_attention_problem_of(1, TOKENS, 1, D, FOVEA_PACKED);
+  const float wide = 1000;
+  float entropy[TOKENS], mass[TOKENS], shares[2 * TOKENS];
+  int32_t keys[2 * TOKENS];
+  fovea_attention_problem p = dense;
+  p.want_entropy = p.want_mass = p.span = 1;
+  p.span_ramp = 8;
+  p.top_links = 2;
+  fovea_attention* plan = NULL;
+  CHECK(fovea_attention_plan(&p, pool, &plan) == FOVEA_OK);
+  fovea_attention_args args = {.q = q, .k = k, .v = v, .out = plain, .links = {.spans = &wide}};
+  CHECK(fovea_attention_run(plan, &args) == FOVEA_INVALID_ARGUMENT);
+  CHECK(strstr(fovea_message(), "entropy with want_entropy") != NULL);
+  args.entropy = entropy;
+  args.mass = mass;
+  args.top_keys = keys;
+  args.top_probabilities = shares;
+  CHECK(fovea_attention_run(plan, &args) == FOVEA_OK);
+  fovea_attention_destroy(plan);
+  uint8_t kept[TOKENS * TOKENS] = {0};
+  double received[TOKENS] = {0};
+  for (int i = 0; i < TOKENS; ++i) {
+    double prob[TOKENS], sum = 0, h = 0;
+    for (int j = 0; j < TOKENS; ++j) {
+      double dot = 0;
+      for (int d = 0; d < D; ++d) dot += (double)q[i * D + d] * (double)k[j * D + d];
+      sum += prob[j] = exp(dot / sqrt(D));
+    }
+    int first = 0, second = -1;
+    for (int j = 0; j < TOKENS; ++j) {
+      prob[j] /= sum;
+      h -= prob[j] * log(prob[j]);
+      received[j] += prob[j];
+      if (prob[j] > prob[first]) first = j;
+    }
+    for (int j = 0; j < TOKENS; ++j)
+      if (j != first && (second < 0 || prob[j] > prob[second])) second = j;
+    NEAR(entropy[i], h, 1e-5);
+    CHECK(keys[2 * i] == first && keys[2 * i + 1] == second);
+    NEAR(shares[2 * i], prob[first], 1e-6);
+    kept[i * TOKENS + first] = kept[i * TOKENS + second] = 1;
+  }
+  for (int j = 0; j < TOKENS; ++j) NEAR(mass[j], received[j], 1e-5);
+
+  float by_top_k[SIZE], by_mask[SIZE];
+  for (int step = 0; step < 2; ++step) {
+    p = dense;
+    if (step) {
+      p.mask = 1;
+      p.mask_plane.query = TOKENS;
+    } else {
+      p.normaliser = FOVEA_TOP_K;
+      p.top_k = 2;
+    }
+    CHECK(fovea_attention_plan(&p, pool, &plan) == FOVEA_OK);
+    args = (fovea_attention_args){.q = q, .k = k, .v = v, .out = step ? by_mask : by_top_k};
+    args.links.mask = kept;
+    CHECK(fovea_attention_run(plan, &args) == FOVEA_OK);
+    fovea_attention_destroy(plan);
+  }
+  for (int i = 0; i < SIZE; ++i) NEAR(by_top_k[i], by_mask[i], 1e-5);
+
+  p = dense;
+  p.dropout = 0.5;
+  p.stream = 7;
+  CHECK(fovea_attention_plan(&p, pool, &plan) == FOVEA_OK);
+  args = (fovea_attention_args){.q = q, .k = k, .v = v, .out = out};
+  CHECK(fovea_attention_run(plan, &args) == FOVEA_INVALID_ARGUMENT);
+  CHECK(strstr(fovea_message(), "links.rng with dropout") != NULL);
+  float again[SIZE];
+  for (int step = 0; step < 3; ++step) {
+    const int32_t rng[3] = {1, step == 2 ? 5 : 4, 0};
+    args.links.rng = rng;
+    args.out = step == 1 ? again : out;
+    CHECK(fovea_attention_run(plan, &args) == FOVEA_OK);
+    if (step == 1) CHECK(memcmp(out, again, sizeof out) == 0);
+    if (step == 2) CHECK(memcmp(out, again, sizeof out) != 0);
+    CHECK(memcmp(out, plain, sizeof out) != 0);
+  }
+  fovea_attention_destroy(plan);
+}
+
 static void test_refusals(fovea_pool* pool) {
   fovea_attention* plan = (fovea_attention*)&failures;
   fovea_attention_problem problem = fovea_attention_problem_of(1, 4, 3, 8, FOVEA_PACKED);
@@ -536,6 +626,14 @@ static void test_refusals(fovea_pool* pool) {
   problem.align = (fovea_align)7;
   CHECK(fovea_attention_plan(&problem, pool, &plan) == FOVEA_INVALID_ARGUMENT);
   CHECK(strstr(fovea_message(), "fovea_align, got 7") != NULL);
+  problem = fovea_attention_problem_of(1, 4, 2, 8, FOVEA_PACKED);
+  problem.normaliser = (fovea_normaliser)7;
+  CHECK(fovea_attention_plan(&problem, pool, &plan) == FOVEA_INVALID_ARGUMENT);
+  CHECK(strstr(fovea_message(), "fovea_normaliser, got 7") != NULL);
+  problem.normaliser = FOVEA_SPARSEMAX;
+  problem.dropout = 0.1;
+  CHECK(fovea_attention_plan(&problem, pool, &plan) == FOVEA_INVALID_ARGUMENT);
+  CHECK(strstr(fovea_message(), "no dropout with normaliser=sparsemax") != NULL);
   fovea_attention_dense(&problem, FOVEA_HEAD_MAJOR);
   fovea_attention_dense(NULL, FOVEA_PACKED);
 
@@ -571,6 +669,7 @@ int main(void) {
   test_attention(pool);
   test_packed_attention_and_lengths(pool);
   test_links(pool);
+  test_extras(pool);
   test_softmax(pool);
   test_norm(pool);
   test_linear(pool);

@@ -87,6 +87,17 @@ typedef enum fovea_rotary_layout {
   FOVEA_ROTARY_HALVES = 1
 } fovea_rotary_layout;
 
+// What makes weights p of a query's scores s; fovea/base/normaliser.h has the formulas and papers.
+typedef enum fovea_normaliser {
+  FOVEA_SOFTMAX = 0,
+  FOVEA_TOP_K = 1,        // the softmax of the top_k largest scores
+  FOVEA_SPARSEMAX = 2,    // the nearest point of the simplex
+  FOVEA_ENTMAX15 = 3,     // 1.5-entmax
+  FOVEA_HARD = 4,         // 1 for the largest; the gradient of softmax(s / softmax_temperature)
+  FOVEA_GUMBEL = 5,       // softmax((s + Gumbel noise) / softmax_temperature)
+  FOVEA_GUMBEL_HARD = 6,  // 1 for the largest s + noise; the gradient of FOVEA_GUMBEL
+} fovea_normaliser;
+
 // Softmax(scale q k^T) v for each sequence and head, without the tq x tk matrix in memory. Query
 // head h reads key/value head h / (heads / kv_heads). Query i at position p sees the keys j that
 // meet all of these:
@@ -139,6 +150,16 @@ typedef struct fovea_attention_problem {
   int relative_keys;  // not 0: links.relative_keys is given, in place of rotary and cosine;
   int content_bias;   // and with it links.content_biases,
   int position_bias;  // and links.position_biases
+  int span;           // not 0: links.spans is given: exp(score) is multiplied by
+  double span_ramp;   // clamp((span_ramp + span - |p - j|) / span_ramp, 0, 1)
+  double dropout;     // share of the weights that become 0, below 1; above 0: links.rng is given
+  fovea_normaliser normaliser;
+  int64_t top_k;               // of FOVEA_TOP_K
+  double softmax_temperature;  // of FOVEA_HARD and the two with noise; else 1
+  uint64_t stream;             // of the random numbers of dropout and noise: any number
+  int want_entropy;            // what forward reads off beside: see fovea_attention_args
+  int want_mass;
+  int64_t top_links;               // strongest links of each query, at most 1024
   fovea_strides q, k, v, out;      // see fovea_attention_dense()
   fovea_strides dq, dk, dv, dout;  // for the gradient only
   // Forward only: k and v as a cache of another type, FOVEA_I8 with a scale for each row of each
@@ -177,6 +198,8 @@ typedef struct fovea_attention_links {
       relative_keys;  // [kv_heads, tq + tk - 1, head_dim], for link (i, j) at j - i + tq - 1
   const void* content_biases;   // [heads, head_dim]: added to the queries that meet keys
   const void* position_biases;  // [heads, head_dim]: to those that meet relative keys
+  const void* spans;            // [heads]
+  const int32_t* rng;           // {seed, step, number of the first sample}, for dropout and noise
 } fovea_attention_links;
 
 // The arrays of one run.
@@ -186,6 +209,12 @@ typedef struct fovea_attention_args {
   const void* v;
   void* out;
   void* lse;  // dense [batch, heads, tq], for the gradient; NULL: not wanted
+  // What the problem asks for, typed like lse:
+  void* entropy;            // [batch, heads, tq], in nats
+  void* mass;               // [batch, heads, tk]: the sum over queries of what key j receives
+  int32_t* top_keys;        // [batch, heads, tq, top_links], strongest first; -1 where there are
+                            // no more
+  void* top_probabilities;  // the same shape
   fovea_attention_links links;
   const float* k_scale;  // of a cache of FOVEA_I8: row j of k is k_scale[j] times what stands there
   const float* v_scale;
@@ -225,6 +254,7 @@ typedef struct fovea_attention_backward_args {
   void* drelative_keys;
   void* dcontent_biases;
   void* dposition_biases;
+  void* dspans;
 } fovea_attention_backward_args;
 
 // A planned gradient of attention.

@@ -31,6 +31,14 @@ fovea::RotaryLayout layout_of(fovea_rotary_layout layout) {
   wrong("expected a fovea_rotary_layout, got " + std::to_string(static_cast<int>(layout)));
 }
 
+fovea::Normaliser normaliser_of(fovea_normaliser normaliser) {
+  const auto n = static_cast<int>(normaliser);
+  if (n < 0 || n >= static_cast<int>(fovea::enum_names(fovea::Normaliser{}).size()))
+    wrong("expected a fovea_normaliser, got " + std::to_string(n));
+  return static_cast<fovea::Normaliser>(n);
+}
+static_assert(static_cast<int>(fovea::Normaliser::gumbel_hard) == FOVEA_GUMBEL_HARD);
+
 std::optional<fovea::DType> cache_type_of(fovea_type type) {
   if (type == FOVEA_SAME) return {};
   return type == FOVEA_I8 ? fovea::DType::i8 : type_of(type);
@@ -74,6 +82,17 @@ fovea::AttentionProblem attention_of(const fovea_attention_problem& p) {
   a.relative_keys = p.relative_keys != 0;
   a.content_bias = p.content_bias != 0;
   a.position_bias = p.position_bias != 0;
+  a.span = p.span != 0;
+  a.span_ramp = p.span_ramp;
+  a.dropout = p.dropout;
+  a.stream = p.stream;
+  a.normaliser = {.kind = normaliser_of(p.normaliser),
+                  .top_k = p.top_k,
+                  .softmax_temperature = p.softmax_temperature,
+                  .stream = p.stream};
+  a.want_entropy = p.want_entropy != 0;
+  a.want_mass = p.want_mass != 0;
+  a.top_links = p.top_links;
   a.want_lse = true;
   a.q = strides_of(p.q);
   a.k = strides_of(p.k);
@@ -103,7 +122,9 @@ fovea::AttentionLinks links_of(const fovea_attention_links& l) {
           .temperatures = l.temperatures,
           .relative_keys = l.relative_keys,
           .content_biases = l.content_biases,
-          .position_biases = l.position_biases};
+          .position_biases = l.position_biases,
+          .spans = l.spans,
+          .rng = l.rng};
 }
 
 // A plan that remembers what memory its runs need.
@@ -136,6 +157,7 @@ void fovea_attention_dense(fovea_attention_problem* problem, fovea_layout layout
   sizes.type = FOVEA_F32;
   sizes.kv_type = FOVEA_SAME;
   sizes.align = FOVEA_LOWER_RIGHT;
+  sizes.normaliser = FOVEA_SOFTMAX;
   fovea::AttentionProblem a = attention_of(sizes);
   fovea::set_dense_strides(a, layout == FOVEA_PACKED);
   const auto copy = [](const fovea::AttentionStrides& s) {
@@ -165,6 +187,7 @@ fovea_attention_problem fovea_attention_problem_of(int64_t batch, int64_t tokens
   p.scale = head_dim > 0 ? 1 / std::sqrt(static_cast<double>(head_dim)) : 0;
   p.window_left = p.window_right = -1;
   p.dilation = 1;
+  p.softmax_temperature = 1;
   p.cosine_eps = fovea::AttentionProblem{}.cosine_eps;
   p.rotary_base = fovea::AttentionProblem{}.rotary_base;
   fovea_attention_dense(&p, layout);
@@ -184,6 +207,10 @@ fovea_status fovea_attention_run(fovea_attention* plan, const fovea_attention_ar
                                     .v = a->v,
                                     .out = a->out,
                                     .lse = a->lse,
+                                    .entropy = a->entropy,
+                                    .mass = a->mass,
+                                    .top_keys = a->top_keys,
+                                    .top_probabilities = a->top_probabilities,
                                     .links = links_of(a->links),
                                     .k_scale = a->k_scale,
                                     .v_scale = a->v_scale,
@@ -223,7 +250,8 @@ fovea_status fovea_attention_backward_run(fovea_attention_backward* plan,
                                             .dtemperatures = a->dtemperatures,
                                             .drelative_keys = a->drelative_keys,
                                             .dcontent_biases = a->dcontent_biases,
-                                            .dposition_biases = a->dposition_biases};
+                                            .dposition_biases = a->dposition_biases,
+                                            .dspans = a->dspans};
     fovea::attention_detail::check_memory(plan->problem, args);
     plan->run(args);
   });
