@@ -17,11 +17,27 @@
 namespace fovea {
 namespace {
 
+// What an attention op's attributes say about its probabilities.
+struct Layout {
+  int64_t heads = 0;  // 0: no op that has any
+  int64_t kept = 0;
+  bool sink = false;  // stands behind the keys
+};
+Layout layout_of(const Node& node) {
+  if (node.op->name == "attention") {
+    const auto& a = node.attrs.get<AttentionAttrs>();
+    return {a.heads, a.kept(), a.sink};
+  }
+  if (node.op->name != "additive_attention" && node.op->name != "subtraction_attention") return {};
+  const int64_t heads = node.attrs.get<PairAttentionAttrs>().heads;
+  return {heads, heads};
+}
+
 // Attention that has become its decomposition.
 struct Exposed {
   std::string name;
   Value probabilities;  // as the decomposition has them, [B,Hkv,G,Tq,Tk]
-  AttentionAttrs attrs;
+  Layout layout;
 };
 
 // A name below which no node of the graph stands, so that those of a decomposition keep theirs.
@@ -48,7 +64,7 @@ Exposed decompose(const Graph& from, const Node& node, GraphRewriter& rewriter, 
   }
   for (size_t i = 0; i < outputs.size(); ++i)
     rewriter.map({id, static_cast<int32_t>(i)}, outputs[i]);
-  Exposed exposed{node.name, {}, node.attrs.get<AttentionAttrs>()};
+  Exposed exposed{node.name, {}, layout_of(node)};
   for (int at = first; at < result.size(); ++at)
     if (const auto op = result.node(at).op->name; op == "softmax" || op == "normalise")
       exposed.probabilities = {at, 0};  // the last one: what a sink and top-k leave
@@ -57,14 +73,14 @@ Exposed decompose(const Graph& from, const Node& node, GraphRewriter& rewriter, 
 }
 
 // [B,Hkv,G,Tq,Tk] as f32 [B,H,Tq,Tk], of the heads that are kept.
-Value by_heads(Graph& g, Value v, const AttentionAttrs& attrs) {
+Value by_heads(Graph& g, Value v, const Layout& layout) {
   Shape s = g.shape(v);
-  if (attrs.sink) {  // it stands behind the keys
+  if (layout.sink) {
     s[4] = s[4] - Size(1);
     v = ops::slice(g, v, 4, 0, s[4]);
   }
-  v = ops::reshape(g, ops::cast(g, v, DType::f32), {s[0], attrs.heads, s[3], s[4]});
-  return attrs.kept() < attrs.heads ? ops::slice(g, v, 1, 0, attrs.kept()) : v;
+  v = ops::reshape(g, ops::cast(g, v, DType::f32), {s[0], layout.heads, s[3], s[4]});
+  return layout.kept < layout.heads ? ops::slice(g, v, 1, 0, layout.kept) : v;
 }
 
 // Adds the gradients of one logit an image, which an input chooses.
@@ -87,7 +103,7 @@ void add_gradients(Graph& g, const std::vector<Exposed>& nodes) {
     // Attention that the logits do not depend on.
     const Value gradient = gradients[i] ? gradients[i] : ops::scaled(g, wrt[i], 0);
     g.set_output(std::string(kAttentionGradientPrefix) + nodes[i].name,
-                 by_heads(g, gradient, nodes[i].attrs));
+                 by_heads(g, gradient, nodes[i].layout));
   }
 }
 
@@ -135,7 +151,7 @@ Graph expose_attention(const Graph& inference, const AttentionMapOptions& option
   std::vector<Exposed> nodes;
   for (int id = 0; id < graph.size(); ++id) {
     const Node& node = graph.node(id);
-    if (node.op->name == "attention" && node.attrs.get<AttentionAttrs>().kept() > 0)
+    if (layout_of(node).kept > 0)
       nodes.push_back(decompose(graph, node, rewriter, id, result));
     else  // what the rules of gradients read is saved; what nobody reads, dead_nodes drops
       rewriter.copy(
@@ -145,11 +161,12 @@ Graph expose_attention(const Graph& inference, const AttentionMapOptions& option
   if (nodes.empty())
     throw Error{
         ErrorCode::unsupported,
-        "[attention] the model has no attention to look at (`fovea graph` shows its nodes)"};
+        "[attention] the model has no attention to look at (`fovea graph` shows its nodes; linear "
+        "attention forms no probabilities)"};
   for (const Exposed& node : nodes) {
     const Graph::Scope scope(result, "attention_map");
     result.set_output(std::string(kAttentionPrefix) + node.name,
-                      by_heads(result, node.probabilities, node.attrs));
+                      by_heads(result, node.probabilities, node.layout));
   }
   if (options.gradients) add_gradients(result, nodes);
   return result;

@@ -96,13 +96,19 @@ const AttentionOptions kForms[] = {
     {.normaliser = Normaliser::top_k, .top_k = 2},
     {.normaliser = Normaliser::sparsemax},
     {.kv_heads = 2, .causal = true, .normaliser = Normaliser::entmax15},
-    {.normaliser = Normaliser::hard}};
+    {.normaliser = Normaliser::hard},
+    {.kv_heads = 2, .score = AttentionScore::additive, .causal = true},
+    {.score = AttentionScore::subtraction, .window_left = 1}};
 
 TEST(AttentionMaps, TheModelAnswersAsItDoesWithTheFusedKernel) {
   for (const AttentionOptions& form : kForms) {
     const Graph model = small_model(form);
-    ASSERT_TRUE(has_op(compile(model), "attention"));
-    ASSERT_FALSE(has_op(compile(expose_attention(model)), "attention"));
+    const std::string_view op = form.score == AttentionScore::additive ? "additive_attention"
+                                : form.score == AttentionScore::subtraction
+                                    ? "subtraction_attention"
+                                    : "attention";
+    ASSERT_TRUE(has_op(compile(model), op));
+    ASSERT_FALSE(has_op(expose_attention(model), op));
     const auto expected = run(model, weights_of(model), 7, kProbabilities);
     const AttentionMaps maps = maps_of(model, 7);
     EXPECT_EQ(maps.images, 7);
