@@ -295,7 +295,8 @@ TEST_F(TrainerTest, RefusesAJobWhoseDataDoNotFit) {
     EXPECT_FALSE(std::filesystem::exists(folder_ / "out"));
   };
   refused(ErrorCode::invalid_argument, "expected examples", [](TrainJob& j) { j.train = {}; });
-  refused(ErrorCode::corrupt, "samples of u8 [8,8,1]", [](TrainJob& j) { j.test.labels.pop_back(); });
+  refused(ErrorCode::corrupt, "samples of u8 [8,8,1]",
+          [](TrainJob& j) { j.test.labels.pop_back(); });
   refused(ErrorCode::invalid_argument, "expected the classes", [](TrainJob& j) {
     j.validation.class_names = {"left", "upper"};
   });
