@@ -15,6 +15,7 @@ using attention_test::Case;
 using attention_test::converted;
 using attention_test::expect_near;
 using attention_test::forward_ref;
+using attention_test::relative_norm;
 using attention_test::run_plan;
 
 class AttentionBackwardTiled : public testing::Test {
@@ -32,16 +33,6 @@ void run_backward(const AttentionProblem& p, Arrays<bf16>& a, int threads = 1) {
   const auto plan = plan_backward_tiled_avx512bf16(p);
   ASSERT_TRUE(plan);
   run_plan(*plan, a.backward(), threads);
-}
-
-double relative_norm(const std::vector<bf16>& got, const std::vector<double>& want) {
-  double error = 0, norm = 1e-30;
-  for (size_t i = 0; i < want.size(); ++i) {
-    const double e = convert<double, false>(got[i]) - want[i];
-    error += e * e;
-    norm += want[i] * want[i];
-  }
-  return std::sqrt(error / norm);
 }
 
 void expect_right(const Case& c, bool packed, double scale = 0, double soft_cap = 0) {
@@ -111,19 +102,11 @@ TEST_F(AttentionBackwardTiled, TheBitsAreTheSameForAnyNumberOfThreads) {
                .value_dim = 32,
                .causal = true};
   const AttentionProblem p = c.problem(true, DType::bf16);
-  Arrays<bf16> one(p);
-  one.randomise(42);
-  run_forward(p, one);
-  const Arrays<bf16> start = one;
-  run_backward(p, one);
-  const auto same = [](const std::vector<bf16>& x, const std::vector<bf16>& y) {
-    return std::memcmp(x.data(), y.data(), x.size() * sizeof(bf16)) == 0;
-  };
-  for (int threads = 2; threads <= 4; ++threads) {
-    Arrays<bf16> more = start;
-    run_backward(p, more, threads);
-    EXPECT_TRUE(same(one.dq, more.dq) && same(one.dk, more.dk) && same(one.dv, more.dv));
-  }
+  Arrays<bf16> inputs(p);
+  inputs.randomise(42);
+  run_forward(p, inputs);
+  expect_same_bits(inputs, {2, 3, 4},
+                   [&](Arrays<bf16>& a, int threads) { run_backward(p, a, threads); });
 }
 
 TEST_F(AttentionBackwardTiled, WhatLiesBeyondAKeyLengthIsNeverUsed) {

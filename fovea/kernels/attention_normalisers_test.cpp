@@ -1,39 +1,22 @@
 // Attention with every normaliser and every mask and bias together, in every kernel against the
 // reference in double precision; and the reference against finite differences.
-#include <numeric>
-
-#include "fovea/base/test_errors.h"
-#include "fovea/base/visit.h"
 #include "fovea/kernels/attention_call.h"
-#include "fovea/kernels/attention_random_test.h"
-#include "fovea/kernels/leaf_test.h"
+#include "fovea/kernels/attention_checks_test.h"
 #include "fovea/kernels/normaliser_row.h"
 
 namespace fovea {
 namespace {
 
 using attention_test::Arrays;
+using attention_test::backward_args;
 using attention_test::Dice;
+using attention_test::Drawn;
+using attention_test::expect_both_named;
 using attention_test::expect_near;
 using attention_test::plan_backward;
 using attention_test::run_plan;
-using leaf::same_bits;
 
 constexpr int32_t kRng[3] = {5, 1000003, 2};
-
-template <class T>
-AttentionArgs forward_of(Arrays<T>& a) {
-  AttentionArgs args = a.forward();
-  args.links.rng = kRng;
-  return args;
-}
-template <class T>
-AttentionBackwardArgs backward_of(Arrays<T>& a) {
-  AttentionBackwardArgs args = a.backward();
-  args.links.rng = kRng;
-  args.lse = nullptr;  // not read
-  return args;
-}
 
 constexpr Normaliser kOthers[] = {Normaliser::top_k,    Normaliser::sparsemax,
                                   Normaliser::entmax15, Normaliser::hard,
@@ -56,16 +39,15 @@ AttentionProblem random_normalised(Dice& dice, int64_t most_tokens) {
   return p;
 }
 template <class T>
-void randomise(Dice& dice, const AttentionProblem& p, uint64_t seed, Arrays<T>& a) {
-  a.randomise(seed);
-  attention_test::randomise_links(dice, p, a);
-  for (int64_t h = 0; p.temperature && h < p.heads; ++h) a.temperatures.push_back(dice.normal());
-  a.dtemperatures = a.temperatures;
-}
-std::string text_of(const AttentionProblem& p) {
-  return std::string(enum_name(p.normaliser.kind)) + " " + std::to_string(p.normaliser.top_k) +
-         attention_test::text_of(p) + " rotary " + std::to_string(p.rotary) +
-         (p.cosine ? " cosine" : "") + (p.temperature ? " temperature" : "");
+Drawn<T> draw(uint64_t seed, int64_t most_tokens) {
+  Dice dice(seed);
+  Drawn<T> x(seed, random_normalised(dice, most_tokens));
+  x.own_forward = true;
+  x.arrays.rng.assign(std::begin(kRng), std::end(kRng));
+  randomise_links(dice, x.problem, x.arrays);
+  for (int64_t h = 0; x.problem.temperature && h < x.problem.heads; ++h)
+    x.arrays.temperatures.push_back(dice.normal());
+  return x;
 }
 
 // How far the scores of a row are from a place where another key is kept, or leaves the support.
@@ -104,7 +86,7 @@ std::vector<bool> near_ties(AttentionProblem p, const Arrays<double>& given) {
   for (int64_t b = 0; b < p.batch; ++b)
     for (int64_t g = 0; g < p.kv_heads; ++g)
       for (int64_t j = 0; j < p.tk; ++j) attention_detail::row(a.v.data(), p.v, b, j, g)[j] = 1;
-  run_plan(*attention_detail::plan_ref(p), forward_of(a));
+  attention_test::forward_ref(p, a);
   std::vector<bool> near;
   for (int64_t b = 0; b < p.batch; ++b)
     for (int64_t h = 0; h < p.heads; ++h)
@@ -123,111 +105,34 @@ std::vector<bool> near_ties(AttentionProblem p, const Arrays<double>& given) {
   return near;
 }
 
-// The row of each (b, h, i) for which `which` says so becomes 0.
+// The same without gradients of what near_ties() finds.
 template <class T>
-void clear_rows(const AttentionProblem& p, const AttentionStrides& strides,
-                const std::vector<bool>& which, std::vector<T>& rows) {
-  size_t n = 0;
-  for (int64_t b = 0; b < p.batch; ++b)
-    for (int64_t h = 0; h < p.heads; ++h)
-      for (int64_t i = 0; i < p.tq; ++i)
-        if (which[n++])
-          std::fill_n(attention_detail::row(rows.data(), strides, b, i, h), p.value_dim, T(0.0f));
-}
-
-template <class T>
-void expect_kernels_match(uint64_t seed, double tolerance, double gradient_tolerance) {
-  constexpr DType kType = std::is_same_v<T, float> ? DType::f32 : DType::bf16;
-  Dice dice(seed);
-  AttentionProblem p = random_normalised(dice, 200);
-  Arrays<T> a(p);
-  randomise(dice, p, seed, a);
-  AttentionProblem in_double = p;
+Drawn<T> away_from_ties(Drawn<T> x) {
+  AttentionProblem in_double = x.problem;
   in_double.dtype = DType::f64;
-  p.dtype = kType;
-  Arrays<double> want(in_double);
-  want.copy_inputs(a);
-  const std::vector<bool> near = near_ties(in_double, want);
-  clear_rows(p, p.dout, near, a.dout);
-  want.copy_inputs(a);
-  run_plan(*attention_detail::plan_ref(in_double), forward_of(want));
-  run_plan(*attention_detail::plan_backward_ref(in_double), backward_of(want));
-  clear_rows(in_double, p.out, near, want.out);
-  for (const AttentionKernel& kernel : attention_kernels()) {
-    const auto plan = kernel.plan(p);
-    if (!plan) continue;
-    Arrays<T> got(p);
-    got.copy_inputs(a);
-    run_plan(*plan, forward_of(got));
-    clear_rows(p, p.out, near, got.out);
-    const std::string what =
-        "seed " + std::to_string(seed) + " " + std::string(kernel.name) + " " + text_of(p);
-    expect_near(got.out, want.out, tolerance, what + " out", 0.1);
-    for (auto x : got.lse) ASSERT_EQ(x, 0) << what;
-    const auto backward = plan_backward(kernel.name, p);
-    ASSERT_NE(backward, nullptr) << what;
-    run_plan(*backward, backward_of(got));
-    // Sums of several rows are as large as their terms, not as what is left of them.
-    expect_near(got.dq, want.dq, gradient_tolerance, what + " dq", 1);
-    expect_near(got.dk, want.dk, gradient_tolerance, what + " dk", 1);
-    expect_near(got.dv, want.dv, gradient_tolerance, what + " dv", 1);
-    expect_near(got.dbias, want.dbias, gradient_tolerance, what + " dbias", 1);
-    expect_near(got.ddistances, want.ddistances, gradient_tolerance, what + " ddistances", 1);
-    expect_near(got.dsinks, want.dsinks, gradient_tolerance, what + " dsinks", 1);
-    expect_near(got.dtemperatures, want.dtemperatures, gradient_tolerance, what + " dtemperatures",
-                10);
-  }
+  Arrays<double> a(in_double);
+  a.copy_inputs(x.arrays);
+  x.uncertain = near_ties(in_double, a);
+  attention_test::clear_rows(x.problem, x.problem.dout, x.uncertain, x.arrays.dout);
+  return x;
 }
 
 TEST(AttentionNormalisers, EveryCombinationMatchesInF32) {
   for (uint64_t seed = 1; seed <= 300 && !::testing::Test::HasFatalFailure(); ++seed)
-    expect_kernels_match<float>(seed, 5e-6, 3e-5);
+    expect_kernels_match(away_from_ties(draw<float>(seed, 200)), {5e-6, 3e-5});
 }
 
 TEST(AttentionNormalisers, EveryCombinationMatchesInBf16) {
   for (uint64_t seed = 1001; seed <= 1100 && !::testing::Test::HasFatalFailure(); ++seed)
-    expect_kernels_match<bf16>(seed, 2e-2, 4e-2);
+    expect_kernels_match(away_from_ties(draw<bf16>(seed, 200)), {2e-2, 4e-2});
 }
 
 TEST(AttentionNormalisers, TheReferencesGradientsMatchFiniteDifferences) {
   for (uint64_t seed = 2001; seed <= 2060; ++seed) {
-    Dice dice(seed);
-    AttentionProblem p = random_normalised(dice, 9);
-    p.dtype = DType::f64;
-    Arrays<double> a(p);
-    randomise(dice, p, seed, a);
-    for (double& x : a.bias) x = std::isinf(x) ? -3 : x;
-    clear_rows(p, p.dout, near_ties(p, a), a.dout);
-    if (is_hard(p.normaliser.kind)) continue;  // does not move with the scores
-    run_plan(*attention_detail::plan_ref(p), forward_of(a));
-    run_plan(*attention_detail::plan_backward_ref(p), backward_of(a));
-    const auto loss = [&] {
-      Arrays<double> moved(p);
-      moved.copy_inputs(a);
-      run_plan(*attention_detail::plan_ref(p), forward_of(moved));
-      return std::inner_product(moved.out.begin(), moved.out.end(), a.dout.begin(), 0.0);
-    };
-    const std::pair<std::vector<double>*, std::vector<double>*> pairs[] = {
-        {&a.q, &a.dq},
-        {&a.k, &a.dk},
-        {&a.v, &a.dv},
-        {&a.bias, &a.dbias},
-        {&a.sinks, &a.dsinks},
-        {&a.distances, &a.ddistances},
-        {&a.temperatures, &a.dtemperatures}};
-    for (const auto& [values, gradient] : pairs) {
-      for (size_t n = 0; n < values->size(); n += 1 + values->size() / 12) {
-        constexpr double kStep = 1e-5;
-        const double x = (*values)[n];
-        (*values)[n] = x + kStep;
-        const double above = loss();
-        (*values)[n] = x - kStep;
-        const double below = loss();
-        (*values)[n] = x;
-        ASSERT_NEAR((*gradient)[n], (above - below) / (2 * kStep), 2e-8)
-            << "seed " << seed << " " << text_of(p);
-      }
-    }
+    Drawn<double> x = draw<double>(seed, 9);
+    if (is_hard(x.problem.normaliser.kind)) continue;  // does not move with the scores
+    for (double& b : x.arrays.bias) b = std::isinf(b) ? -3 : b;
+    expect_finite_differences(away_from_ties(x), 2e-8);
   }
 }
 
@@ -262,31 +167,7 @@ TEST(AttentionNormalisers, StraightThroughGradientsAreThoseOfTheSoftmaxButForThe
 }
 
 TEST(AttentionNormalisers, TheBitsAreTheSameForAnyNumberOfThreads) {
-  for (uint64_t seed = 3001; seed <= 3030; ++seed) {
-    Dice dice(seed);
-    const AttentionProblem p = random_normalised(dice, 150);
-    Arrays<float> a(p);
-    randomise(dice, p, seed, a);
-    for (const AttentionKernel& kernel : attention_kernels()) {
-      const auto forward = kernel.plan(p);
-      const auto backward = plan_backward(kernel.name, p);
-      if (!forward || !backward) continue;
-      const auto run = [&](int threads) {
-        Arrays<float> got(p);
-        got.copy_inputs(a);
-        run_plan(*forward, forward_of(got), threads);
-        run_plan(*backward, backward_of(got), threads);
-        return got;
-      };
-      const Arrays<float> one = run(1), three = run(3);
-      EXPECT_TRUE(same_bits(one.out, three.out)) << seed;
-      EXPECT_TRUE(same_bits(one.dq, three.dq) && same_bits(one.dk, three.dk) &&
-                  same_bits(one.dv, three.dv));
-      EXPECT_TRUE(
-          same_bits(one.dbias, three.dbias) && same_bits(one.ddistances, three.ddistances) &&
-          same_bits(one.dsinks, three.dsinks) && same_bits(one.dtemperatures, three.dtemperatures));
-    }
-  }
+  for (uint64_t seed = 3001; seed <= 3030; ++seed) expect_same_bits(draw<float>(seed, 150));
 }
 
 TEST(AttentionNormalisers, LargeScoresAndEmptyRowsAreNeverNaN) {
@@ -303,10 +184,12 @@ TEST(AttentionNormalisers, LargeScoresAndEmptyRowsAreNeverNaN) {
         if (!forward || !backward) continue;
         Arrays<float> a(p);
         a.randomise(4, factor);
-        run_plan(*forward, forward_of(a));
-        run_plan(*backward, backward_of(a));
+        a.rng.assign(std::begin(kRng), std::end(kRng));
+        run_plan(*forward, a.forward());
+        run_plan(*backward, backward_args(p, a));
         for (const auto* x : {&a.out, &a.dq, &a.dk, &a.dv})
-          for (float v : *x) EXPECT_TRUE(std::isfinite(v)) << kernel.name << text_of(p);
+          for (float v : *x)
+            EXPECT_TRUE(std::isfinite(v)) << kernel.name << attention_test::text_of(p);
         for (size_t i = 0; i < size_t{12 * 16}; ++i) {
           EXPECT_EQ(a.out[i], 0);
           EXPECT_EQ(a.dq[i], 0);
@@ -332,20 +215,14 @@ TEST(AttentionNormalisers, OneCallOnPlainMemoryTakesThem) {
 }
 
 TEST(AttentionNormalisers, WrongCombinationsNameBothOptions) {
-  const auto expect = [](auto change, std::string_view first, std::string_view second) {
-    AttentionProblem p{.tq = 8, .tk = 8};
-    set_dense_strides(p, true);
-    change(p);
-    const Caught caught = error_of([&] { attention_kernels().back().plan(p); });
-    EXPECT_EQ(caught.code, ErrorCode::invalid_argument);
-    EXPECT_TRUE(contains(caught.what, first) && contains(caught.what, second)) << caught.what;
-  };
-  expect([](auto& p) { p.normaliser.kind = Normaliser::top_k; }, "normaliser=top_k", "top_k=0");
-  expect([](auto& p) { p.normaliser.top_k = 4; }, "normaliser=softmax", "top_k=4");
-  expect([](auto& p) { p.normaliser = {.kind = Normaliser::entmax15, .softmax_temperature = 2}; },
-         "normaliser=entmax15", "softmax_temperature=2");
-  expect([](auto& p) { p.normaliser.kind = Normaliser::sparsemax, p.sink = true; },
-         "normaliser=sparsemax", "sink");
+  expect_both_named([](auto& p) { p.normaliser.kind = Normaliser::top_k; }, "normaliser=top_k",
+                    "top_k=0");
+  expect_both_named([](auto& p) { p.normaliser.top_k = 4; }, "normaliser=softmax", "top_k=4");
+  expect_both_named(
+      [](auto& p) { p.normaliser = {.kind = Normaliser::entmax15, .softmax_temperature = 2}; },
+      "normaliser=entmax15", "softmax_temperature=2");
+  expect_both_named([](auto& p) { p.normaliser.kind = Normaliser::sparsemax, p.sink = true; },
+                    "normaliser=sparsemax", "sink");
   AttentionProblem p{.normaliser = {.kind = Normaliser::gumbel}};
   set_dense_strides(p, true);
   const float x = 1;

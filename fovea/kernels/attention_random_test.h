@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "fovea/base/visit.h"
 #include "fovea/kernels/attention_test.h"
 
 namespace fovea::attention_test {
@@ -130,9 +131,6 @@ void randomise_links(Dice& dice, const AttentionProblem& p, Arrays<T>& a) {
   }
   if (p.distance_bias) fill(a.distances, p.heads * (p.tq + p.tk - 1), 1.0f);
   if (p.sink) fill(a.sinks, p.heads, 2.0f);
-  a.dbias = a.bias;
-  a.ddistances = a.distances;
-  a.dsinks = a.sinks;
 }
 
 inline std::string text_of(const AttentionProblem& p) {
@@ -151,6 +149,17 @@ inline std::string text_of(const AttentionProblem& p) {
   add(p.distance_bias, "distance-bias");
   add(p.sink, "sink");
   add(p.soft_cap > 0, "soft-cap");
+  add(p.cosine, "cosine");
+  add(p.temperature, "temperature");
+  add(p.relative_keys, "relative-keys");
+  add(p.content_bias, "content-bias");
+  add(p.position_bias, "position-bias");
+  if (p.rotary > 0)
+    s += " rotary " + std::to_string(p.rotary) + " " + std::string(enum_name(p.rotary_layout));
+  if (p.span) s += " ramp " + std::to_string(p.span_ramp);
+  if (p.dropout > 0) s += " dropout " + std::to_string(p.dropout);
+  if (!attention_detail::by_softmax(p))
+    s += " " + std::string(enum_name(p.normaliser.kind)) + " " + std::to_string(p.normaliser.top_k);
   return s;
 }
 

@@ -4,25 +4,22 @@
 #include "fovea/kernels/attention_rows.h"
 
 #include <complex>
-#include <numeric>
 
-#include "fovea/base/test_errors.h"
-#include "fovea/kernels/attention_random_test.h"
-#include "fovea/kernels/leaf_test.h"
+#include "fovea/kernels/attention_checks_test.h"
 
 namespace fovea {
 namespace {
 
 using attention_test::Arrays;
-using attention_test::backward_ref;
 using attention_test::Dice;
+using attention_test::Drawn;
+using attention_test::expect_both_named;
 using attention_test::expect_near;
 using attention_test::forward_ref;
 using attention_test::plan_backward;
 using attention_test::random_problem;
 using attention_test::randomise_links;
 using attention_test::run_plan;
-using leaf::same_bits;
 
 // A random problem that changes rows or has temperatures.
 AttentionProblem changed_problem(Dice& dice, int64_t most_tokens) {
@@ -44,162 +41,39 @@ AttentionProblem changed_problem(Dice& dice, int64_t most_tokens) {
 }
 
 template <class T>
-void randomise(Dice& dice, const AttentionProblem& p, Arrays<T>& a, uint64_t seed) {
-  a.randomise(seed);
-  randomise_links(dice, p, a);
-  for (int64_t h = 0; p.temperature && h < p.heads; ++h)
-    a.temperatures.push_back(1.5f * dice.normal());
-  a.dtemperatures = a.temperatures;
-  const auto fill = [&](auto& x, auto& dx, bool given, int64_t count) {
-    for (int64_t n = 0; given && n < count; ++n) x.push_back(dice.normal());
-    dx = x;
-  };
-  const int64_t keys = p.kv_heads * (p.tq + p.tk - 1);
-  fill(a.relative_keys, a.drelative_keys, p.relative_keys, keys * p.head_dim);
-  fill(a.content, a.dcontent, p.content_bias, p.heads * p.head_dim);
-  fill(a.position, a.dposition, p.position_bias, p.heads * p.head_dim);
-}
-
-std::string text_of(uint64_t seed, std::string_view kernel, const AttentionProblem& p) {
-  std::string s = "seed " + std::to_string(seed) + " " + std::string(kernel) +
-                  attention_test::text_of(p) + " rotary " + std::to_string(p.rotary) + " " +
-                  std::string(enum_names(p.rotary_layout)[static_cast<size_t>(p.rotary_layout)]);
-  if (p.cosine) s += " cosine";
-  if (p.temperature) s += " temperature";
-  if (p.relative_keys) s += " relative-keys";
-  if (p.content_bias) s += " content-bias";
-  if (p.position_bias) s += " position-bias";
-  return s;
-}
-
-template <class T>
-void expect_kernels_match(uint64_t seed, double tolerance, double gradient_tolerance) {
+Drawn<T> draw(uint64_t seed, int64_t most_tokens) {
   Dice dice(seed);
-  AttentionProblem p = changed_problem(dice, 200);
-  p.dtype = std::is_same_v<T, float> ? DType::f32 : DType::bf16;
-  Arrays<T> a(p);
-  randomise(dice, p, a, seed);
-  AttentionProblem in_double = p;
-  in_double.dtype = DType::f64;
-  Arrays<double> want(in_double);
-  want.copy_inputs(a);
-  forward_ref(in_double, want);
-  for (const AttentionKernel& kernel : attention_kernels()) {
-    const auto plan = kernel.plan(p);
-    if (!plan) continue;
-    Arrays<T> got(p);
-    got.copy_inputs(a);
-    run_plan(*plan, got.forward());
-    const std::string what = text_of(seed, kernel.name, p);
-    expect_near(got.out, want.out, tolerance, what + " out", 0.1);
-    expect_near(got.lse, want.lse, tolerance, what + " lse", 1);
-  }
-  // From the same results as the kernels get, so that only the gradient's own errors count.
-  Arrays<T> forward(p);
-  forward.copy_inputs(a);
-  run_plan(*attention_kernels().back().plan(p), forward.forward());
-  want.out = attention_test::converted<double>(forward.out);
-  want.lse.assign(forward.lse.begin(), forward.lse.end());
-  backward_ref(in_double, want);
-  for (const AttentionBackwardKernel& kernel : attention_backward_kernels()) {
-    const auto plan = kernel.plan(p);
-    if (!plan) continue;
-    Arrays<T> got(p);
-    got.copy_inputs(a);
-    got.out = forward.out;
-    got.lse = forward.lse;
-    run_plan(*plan, got.backward());
-    const std::string what = text_of(seed, kernel.name, p);
-    expect_near(got.dq, want.dq, gradient_tolerance, what + " dq", 1);
-    expect_near(got.dk, want.dk, gradient_tolerance, what + " dk", 1);
-    expect_near(got.dv, want.dv, gradient_tolerance, what + " dv", 1);
-    expect_near(got.dbias, want.dbias, gradient_tolerance, what + " dbias", 1);
-    expect_near(got.ddistances, want.ddistances, gradient_tolerance, what + " distances", 1);
-    expect_near(got.dsinks, want.dsinks, gradient_tolerance, what + " sinks", 1);
-    expect_near(got.dtemperatures, want.dtemperatures, gradient_tolerance, what + " temperatures",
-                1);
-    expect_near(got.drelative_keys, want.drelative_keys, gradient_tolerance, what + " relative", 1);
-    expect_near(got.dcontent, want.dcontent, gradient_tolerance, what + " content", 1);
-    expect_near(got.dposition, want.dposition, gradient_tolerance, what + " position", 1);
-  }
+  Drawn<T> x(seed, changed_problem(dice, most_tokens));
+  const AttentionProblem& p = x.problem;
+  randomise_links(dice, p, x.arrays);
+  const auto fill = [&](auto& numbers, bool given, int64_t count, float factor = 1) {
+    for (int64_t n = 0; given && n < count; ++n) numbers.push_back(factor * dice.normal());
+  };
+  fill(x.arrays.temperatures, p.temperature, p.heads, 1.5f);
+  const int64_t keys = p.kv_heads * (p.tq + p.tk - 1);
+  fill(x.arrays.relative_keys, p.relative_keys, keys * p.head_dim);
+  fill(x.arrays.content, p.content_bias, p.heads * p.head_dim);
+  fill(x.arrays.position, p.position_bias, p.heads * p.head_dim);
+  return x;
 }
 
 TEST(AttentionRows, EveryCombinationMatchesDoublePrecision) {
   for (uint64_t seed = 5001; seed <= 5250 && !::testing::Test::HasFatalFailure(); ++seed)
-    expect_kernels_match<float>(seed, 3e-6, 2e-5);
+    expect_kernels_match(draw<float>(seed, 200), {3e-6, 2e-5});
 }
 
 TEST(AttentionRows, EveryCombinationMatchesInBf16) {
   for (uint64_t seed = 6001; seed <= 6080 && !::testing::Test::HasFatalFailure(); ++seed)
-    expect_kernels_match<bf16>(seed, 2e-2, 4e-2);
+    expect_kernels_match(draw<bf16>(seed, 200), {2e-2, 4e-2});
 }
 
 TEST(AttentionRows, TheReferencesGradientsMatchFiniteDifferences) {
-  for (uint64_t seed = 7001; seed <= 7040; ++seed) {
-    Dice dice(seed);
-    AttentionProblem p = changed_problem(dice, 9);
-    p.dtype = DType::f64;
-    Arrays<double> a(p);
-    randomise(dice, p, a, seed);
-    forward_ref(p, a);
-    backward_ref(p, a);
-    const auto loss = [&] {
-      Arrays<double> moved(p);
-      moved.copy_inputs(a);
-      forward_ref(p, moved);
-      return std::inner_product(moved.out.begin(), moved.out.end(), a.dout.begin(), 0.0);
-    };
-    const std::pair<std::vector<double>*, std::vector<double>*> pairs[] = {
-        {&a.q, &a.dq},
-        {&a.k, &a.dk},
-        {&a.v, &a.dv},
-        {&a.temperatures, &a.dtemperatures},
-        {&a.relative_keys, &a.drelative_keys},
-        {&a.content, &a.dcontent},
-        {&a.position, &a.dposition}};
-    for (const auto& [values, gradient] : pairs) {
-      for (size_t n = 0; n < values->size(); n += 1 + values->size() / 12) {
-        constexpr double kStep = 1e-5;
-        const double x = (*values)[n];
-        (*values)[n] = x + kStep;
-        const double above = loss();
-        (*values)[n] = x - kStep;
-        const double below = loss();
-        (*values)[n] = x;
-        ASSERT_NEAR((*gradient)[n], (above - below) / (2 * kStep), 1e-7) << text_of(seed, "", p);
-      }
-    }
-  }
+  for (uint64_t seed = 7001; seed <= 7040; ++seed)
+    expect_finite_differences(draw<double>(seed, 9), 1e-7);
 }
 
 TEST(AttentionRows, TheBitsAreTheSameForAnyNumberOfThreads) {
-  for (uint64_t seed = 8001; seed <= 8030; ++seed) {
-    Dice dice(seed);
-    const AttentionProblem p = changed_problem(dice, 150);
-    Arrays<float> a(p);
-    randomise(dice, p, a, seed);
-    for (const AttentionKernel& kernel : attention_kernels()) {
-      const auto forward = kernel.plan(p);
-      const auto backward = plan_backward(kernel.name, p);
-      if (!forward || !backward) continue;
-      const auto run = [&](int threads) {
-        Arrays<float> got(p);
-        got.copy_inputs(a);
-        run_plan(*forward, got.forward(), threads);
-        run_plan(*backward, got.backward(), threads);
-        return got;
-      };
-      const Arrays<float> one = run(1), three = run(3);
-      EXPECT_TRUE(same_bits(one.out, three.out) && same_bits(one.lse, three.lse)) << seed;
-      EXPECT_TRUE(same_bits(one.dq, three.dq) && same_bits(one.dk, three.dk) &&
-                  same_bits(one.dv, three.dv));
-      EXPECT_TRUE(same_bits(one.dtemperatures, three.dtemperatures)) << seed;
-      EXPECT_TRUE(same_bits(one.drelative_keys, three.drelative_keys)) << seed;
-      EXPECT_TRUE(same_bits(one.dcontent, three.dcontent) &&
-                  same_bits(one.dposition, three.dposition));
-      EXPECT_TRUE(same_bits(one.dbias, three.dbias) && same_bits(one.ddistances, three.ddistances));
-    }
-  }
+  for (uint64_t seed = 8001; seed <= 8030; ++seed) expect_same_bits(draw<float>(seed, 150));
 }
 
 // Attention whose rows are turned here, as complex numbers.
@@ -348,24 +222,17 @@ TEST(AttentionRows, OnlyKernelsThatKnowThemTakeThem) {
 }
 
 TEST(AttentionRows, WrongCombinationsNameBothOptions) {
-  const auto expect = [](auto change, std::string_view first, std::string_view second) {
-    AttentionProblem p{.tq = 8, .tk = 8, .head_dim = 8};
-    set_dense_strides(p, true);
-    change(p);
-    const Caught caught = error_of([&] { attention_kernels().back().plan(p); });
-    EXPECT_EQ(caught.code, ErrorCode::invalid_argument);
-    EXPECT_TRUE(contains(caught.what, first) && contains(caught.what, second)) << caught.what;
-  };
-  expect([](auto& p) { p.rotary = 10; }, "head_dim=8", "rotary=10");
-  expect([](auto& p) { p.rotary = 3; }, "even", "rotary=3");
-  expect([](auto& p) { p.rotary = -2; }, "even", "rotary=-2");
-  expect([](auto& p) { p.rotary_base = 0; }, "rotary_base", "0");
-  expect([](auto& p) { p.rotary_base = NAN; }, "rotary_base", "nan");
-  expect([](auto& p) { p.cosine_eps = 0; }, "cosine_eps", "0");
-  expect([](auto& p) { p.content_bias = true; }, "content_bias", "relative_keys");
-  expect([](auto& p) { p.position_bias = true; }, "position_bias", "relative_keys");
-  expect([](auto& p) { p.relative_keys = p.cosine = true; }, "relative_keys", "cosine");
-  expect([](auto& p) { p.relative_keys = true, p.rotary = 4; }, "relative_keys", "rotary=4");
+  expect_both_named([](auto& p) { p.rotary = 10; }, "head_dim=8", "rotary=10");
+  expect_both_named([](auto& p) { p.rotary = 3; }, "even", "rotary=3");
+  expect_both_named([](auto& p) { p.rotary = -2; }, "even", "rotary=-2");
+  expect_both_named([](auto& p) { p.rotary_base = 0; }, "rotary_base", "0");
+  expect_both_named([](auto& p) { p.rotary_base = NAN; }, "rotary_base", "nan");
+  expect_both_named([](auto& p) { p.cosine_eps = 0; }, "cosine_eps", "0");
+  expect_both_named([](auto& p) { p.content_bias = true; }, "content_bias", "relative_keys");
+  expect_both_named([](auto& p) { p.position_bias = true; }, "position_bias", "relative_keys");
+  expect_both_named([](auto& p) { p.relative_keys = p.cosine = true; }, "relative_keys", "cosine");
+  expect_both_named([](auto& p) { p.relative_keys = true, p.rotary = 4; }, "relative_keys",
+                    "rotary=4");
 }
 
 }  // namespace

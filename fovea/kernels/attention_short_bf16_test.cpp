@@ -14,7 +14,9 @@ using attention_test::Case;
 using attention_test::converted;
 using attention_test::expect_near;
 using attention_test::forward_ref;
+using attention_test::relative_norm;
 using attention_test::run_plan;
+using leaf::same_bits;
 
 class AttentionShortBf16 : public testing::Test {
  protected:
@@ -25,21 +27,6 @@ class AttentionShortBf16 : public testing::Test {
 
 // Largest error against the largest value; in the norm it is about 3e-3.
 constexpr double kTolerance = 1.0 / 128;
-
-template <class T>
-bool same(const std::vector<T>& x, const std::vector<T>& y) {
-  return std::memcmp(x.data(), y.data(), x.size() * sizeof(T)) == 0;
-}
-
-double relative_norm(const std::vector<bf16>& got, const std::vector<double>& want) {
-  double error = 0, norm = 1e-30;
-  for (size_t i = 0; i < want.size(); ++i) {
-    const double e = convert<double, false>(got[i]) - want[i];
-    error += e * e;
-    norm += want[i] * want[i];
-  }
-  return std::sqrt(error / norm);
-}
 
 void run_both(const AttentionProblem& p, Arrays<bf16>& a, int threads = 1) {
   const auto forward = plan_short_avx512bf16(p);
@@ -151,8 +138,9 @@ TEST_F(AttentionShortBf16, ArraysMayBeSlicesOfPackedRows) {
       std::copy_n(part(gradients, r, 2), width, got.dv.data() + r * width);
     }
     run_both(dense, want);
-    EXPECT_TRUE(same(got.out, want.out) && same(got.lse, want.lse));
-    EXPECT_TRUE(same(got.dq, want.dq) && same(got.dk, want.dk) && same(got.dv, want.dv));
+    EXPECT_TRUE(same_bits(got.out, want.out) && same_bits(got.lse, want.lse));
+    EXPECT_TRUE(same_bits(got.dq, want.dq) && same_bits(got.dk, want.dk) &&
+                same_bits(got.dv, want.dv));
   }
 }
 
@@ -202,16 +190,10 @@ TEST_F(AttentionShortBf16, TheBitsAreTheSameForAnyNumberOfThreads) {
     const Case c{
         .batch = batch, .tq = 49, .tk = 49, .heads = 4, .kv_heads = 2, .dim = 16, .value_dim = 32};
     const AttentionProblem p = c.problem(true, DType::bf16);
-    Arrays<bf16> one(p);
-    one.randomise(25);
-    Arrays<bf16> start = one;
-    run_both(p, one);
-    for (int threads = 2; threads <= 4; ++threads) {
-      Arrays<bf16> more = start;
-      run_both(p, more, threads);
-      EXPECT_TRUE(same(one.out, more.out) && same(one.lse, more.lse));
-      EXPECT_TRUE(same(one.dq, more.dq) && same(one.dk, more.dk) && same(one.dv, more.dv));
-    }
+    Arrays<bf16> inputs(p);
+    inputs.randomise(25);
+    expect_same_bits(inputs, {2, 3, 4},
+                     [&](Arrays<bf16>& a, int threads) { run_both(p, a, threads); });
   }
 }
 

@@ -14,6 +14,7 @@ using attention_test::expect_near;
 using attention_test::forward_ref;
 using attention_test::plan_backward;
 using attention_test::run_plan;
+using leaf::same_bits;
 
 bool is_short(std::string_view name) { return name.starts_with("short_"); }
 
@@ -154,9 +155,6 @@ void expect_slices_work() {
   }
   for (size_t which = 0; which < attention_kernels().size(); ++which) {
     if (!attention_kernels()[which].plan(dense)) continue;
-    const auto same = [](const std::vector<T>& x, const std::vector<T>& y) {
-      return std::memcmp(x.data(), y.data(), x.size() * sizeof(T)) == 0;
-    };
     Arrays<T> want(dense), got(dense);
     want.copy_inputs(a);
     run_plan(*attention_kernels()[which].plan(dense), want.forward());
@@ -166,7 +164,7 @@ void expect_slices_work() {
     forward.k = qkv.data() + width;
     forward.v = qkv.data() + 2 * width;
     run_plan(*attention_kernels()[which].plan(p), forward);
-    EXPECT_TRUE(same(got.out, want.out)) << attention_kernels()[which].name;
+    EXPECT_TRUE(same_bits(got.out, want.out)) << attention_kernels()[which].name;
     // Only dk has a place here: dq and dv go elsewhere.
     got.copy_inputs(a);
     AttentionBackwardArgs backward = got.backward();
@@ -175,7 +173,7 @@ void expect_slices_work() {
     std::fill(dqkv.begin(), dqkv.end(), convert<T, false>(7.0f));
     backward.dk = dqkv.data() + width;
     run_plan(*plan_backward(attention_kernels()[which].name, partial), backward);
-    EXPECT_TRUE(same(got.dq, want.dq) && same(got.dv, want.dv));
+    EXPECT_TRUE(same_bits(got.dq, want.dq) && same_bits(got.dv, want.dv));
     for (int64_t r = 0; r < rows; ++r) {
       for (int64_t i = 0; i < packed.row; ++i) {
         const float x = convert<float, false>(dqkv[static_cast<size_t>(r * packed.row + i)]);
@@ -195,26 +193,11 @@ TEST(AttentionShort, ArraysMayBeSlicesOfPackedRows) {
 }
 
 template <class T>
-void expect_same_bits(const Case& c) {
+void expect_same_bits_of(const Case& c) {
   const AttentionProblem p = c.problem(true, kType<T>);
-  for (size_t which = 0; which < attention_kernels().size(); ++which) {
-    if (!attention_kernels()[which].plan(p)) continue;
-    Arrays<T> one(p);
-    one.randomise(13);
-    run_plan(*attention_kernels()[which].plan(p), one.forward());
-    run_plan(*plan_backward(attention_kernels()[which].name, p), one.backward());
-    for (int threads = 2; threads <= 4; ++threads) {
-      Arrays<T> more(p);
-      more.copy_inputs(one);
-      run_plan(*attention_kernels()[which].plan(p), more.forward(), threads);
-      run_plan(*plan_backward(attention_kernels()[which].name, p), more.backward(), threads);
-      const auto same = [](const auto& x, const auto& y) {
-        return std::memcmp(x.data(), y.data(), x.size() * sizeof(x[0])) == 0;
-      };
-      EXPECT_TRUE(same(one.out, more.out) && same(one.lse, more.lse));
-      EXPECT_TRUE(same(one.dq, more.dq) && same(one.dk, more.dk) && same(one.dv, more.dv));
-    }
-  }
+  Arrays<T> inputs(p);
+  inputs.randomise(13);
+  expect_same_bits(p, inputs, {2, 3, 4});
 }
 
 TEST(AttentionShort, TheBitsAreTheSameForAnyNumberOfThreads) {
@@ -227,10 +210,10 @@ TEST(AttentionShort, TheBitsAreTheSameForAnyNumberOfThreads) {
                  .dim = 16,
                  .value_dim = 20,
                  .causal = true};
-    expect_same_bits<float>(c);
-    expect_same_bits<bf16>(c);
+    expect_same_bits_of<float>(c);
+    expect_same_bits_of<bf16>(c);
   }
-  expect_same_bits<bf16>({.batch = 2, .tq = 130, .tk = 600, .heads = 4, .kv_heads = 2});
+  expect_same_bits_of<bf16>({.batch = 2, .tq = 130, .tk = 600, .heads = 4, .kv_heads = 2});
 }
 
 TEST(AttentionShort, AQueryWithoutKeysGivesZeroAndMinusInfinityAndNoGradient) {

@@ -1,14 +1,14 @@
 // Entropy, mass and strongest links, in every kernel, with every mask and bias.
 #include <numeric>
 
-#include "fovea/base/test_errors.h"
-#include "fovea/kernels/attention_random_test.h"
+#include "fovea/kernels/attention_checks_test.h"
 
 namespace fovea {
 namespace {
 
 using attention_test::Arrays;
 using attention_test::Dice;
+using attention_test::Drawn;
 using attention_test::expect_near;
 using attention_test::LseType;
 using attention_test::run_plan;
@@ -35,15 +35,20 @@ struct Statistics {
   std::vector<int32_t> keys;
 };
 
-AttentionProblem random_problem(Dice& dice, int64_t most_tokens, DType dtype) {
+AttentionProblem observed_problem(Dice& dice, int64_t most_tokens) {
   AttentionProblem p = attention_test::random_problem(dice, most_tokens);
-  p.dtype = dtype;
   p.cosine = dice.one_in(4);
   if (dice.one_in(4)) p.rotary = p.head_dim;
   p.want_entropy = !dice.one_in(5);
   p.want_mass = !dice.one_in(3);
   p.top_links = dice.one_in(3) ? 0 : dice.of(1, 12);
   return p;
+}
+template <class T>
+Drawn<T> draw(Dice& dice, uint64_t seed, const AttentionProblem& p) {
+  Drawn<T> x(seed, p);
+  randomise_links(dice, p, x.arrays);
+  return x;
 }
 
 // Of all links, as the formulas stand: the probabilities are the results for values that are 1 for
@@ -117,26 +122,22 @@ void expect_links(const Statistics<T>& got, const Statistics<double>& want, doub
 template <class T>
 void expect_kernels_match(uint64_t seed, double tolerance) {
   Dice dice(seed);
-  const AttentionProblem p =
-      random_problem(dice, 200, std::is_same_v<T, float> ? DType::f32 : DType::bf16);
-  Arrays<T> a(p);
-  a.randomise(seed);
-  randomise_links(dice, p, a);
+  const Drawn<T> x = draw<T>(dice, seed, observed_problem(dice, 200));
+  const AttentionProblem& p = x.problem;
   AttentionProblem exact = p;
   exact.dtype = DType::f64;
   Arrays<double> want(exact);
-  want.copy_inputs(a);
+  want.copy_inputs(x.arrays);
   Statistics<double> wanted(exact);
   run_plan(*attention_detail::plan_ref(exact), wanted.add_to(want.forward()));
   for (const AttentionKernel& kernel : attention_kernels()) {
     const auto plan = kernel.plan(p);
     if (!plan) continue;
     Arrays<T> got(p);
-    got.copy_inputs(a);
+    got.copy_inputs(x.arrays);
     Statistics<T> statistics(p);
     run_plan(*plan, statistics.add_to(got.forward()), 1 + static_cast<int>(seed % 3));
-    const std::string what = "seed " + std::to_string(seed) + " " + std::string(kernel.name) +
-                             attention_test::text_of(p);
+    const std::string what = x.text(kernel.name);
     expect_near(got.out, want.out, std::is_same_v<T, float> ? 3e-6 : 2e-2, what + " out", 0.1);
     if (p.want_entropy)
       expect_near(statistics.entropy, wanted.entropy, tolerance, what + " entropy", 1);
@@ -159,17 +160,15 @@ TEST(AttentionStatistics, WithEveryCombinationMatchInBf16) {
 TEST(AttentionStatistics, TheReferenceGivesWhatTheFormulasSay) {
   for (uint64_t seed = 2001; seed <= 2060 && !::testing::Test::HasFatalFailure(); ++seed) {
     Dice dice(seed);
-    AttentionProblem p = random_problem(dice, 40, DType::f64);
+    AttentionProblem p = observed_problem(dice, 40);
     p.kv_heads = p.heads;
     p.want_entropy = p.want_mass = true;
     set_dense_strides(p, false);
-    Arrays<double> a(p);
-    a.randomise(seed);
-    randomise_links(dice, p, a);
-    const Statistics<double> want = by_formula(p, a);
+    Drawn<double> x = draw<double>(dice, seed, p);
+    const Statistics<double> want = by_formula(x.problem, x.arrays);
     Statistics<double> got(p);
-    run_plan(*attention_detail::plan_ref(p), got.add_to(a.forward()));
-    const std::string what = "seed " + std::to_string(seed) + attention_test::text_of(p);
+    run_plan(*attention_detail::plan_ref(x.problem), got.add_to(x.arrays.forward()));
+    const std::string what = x.text("ref");
     expect_near(got.entropy, want.entropy, 1e-12, what + " entropy", 1);
     expect_near(got.mass, want.mass, 1e-12, what + " mass", 1);
     expect_links(got, want, 1e-12, p, what);
@@ -240,18 +239,16 @@ TEST(AttentionStatistics, LargeScoresKeepTheirPrecisionAndEqualOnesTheOrderOfThe
 TEST(AttentionStatistics, TheBitsAreTheSameForAnyNumberOfThreads) {
   for (uint64_t seed = 3001; seed <= 3020; ++seed) {
     Dice dice(seed);
-    AttentionProblem p = random_problem(dice, 900, DType::f32);
+    AttentionProblem p = observed_problem(dice, 900);
     p.want_mass = true;
-    Arrays<float> a(p);
-    a.randomise(seed);
-    randomise_links(dice, p, a);
+    Drawn<float> x = draw<float>(dice, seed, p);
     for (const AttentionKernel& kernel : attention_kernels()) {
       const auto plan = kernel.plan(p);
       if (!plan || kernel.name == "ref") continue;
       Statistics<float> one(p), three(p);
-      run_plan(*plan, one.add_to(a.forward()), 1);
-      run_plan(*plan, three.add_to(a.forward()), 3);
-      EXPECT_EQ(std::memcmp(one.mass.data(), three.mass.data(), one.mass.size() * 4), 0) << seed;
+      run_plan(*plan, one.add_to(x.arrays.forward()), 1);
+      run_plan(*plan, three.add_to(x.arrays.forward()), 3);
+      EXPECT_TRUE(leaf::same_bits(one.mass, three.mass)) << seed;
       EXPECT_EQ(one.keys, three.keys) << seed;
     }
   }

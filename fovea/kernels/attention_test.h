@@ -7,15 +7,19 @@
 #include <cmath>
 #include <cstdlib>
 #include <cstring>
+#include <initializer_list>
 #include <memory>
 #include <string>
 #include <string_view>
+#include <tuple>
 #include <type_traits>
+#include <utility>
 #include <vector>
 
 #include "fovea/base/philox.h"
 #include "fovea/kernels/attention.h"
 #include "fovea/kernels/convert.h"
+#include "fovea/kernels/leaf_test.h"
 
 namespace fovea::attention_test {
 
@@ -58,6 +62,8 @@ struct Arrays {
   std::vector<LseType<T>> bias, distances, sinks, temperatures;
   std::vector<LseType<T>> dbias, ddistances, dsinks, dtemperatures;
   std::vector<LseType<T>> relative_keys, content, position, drelative_keys, dcontent, dposition;
+  std::vector<LseType<T>> spans, dspans;
+  std::vector<int32_t> rng;
 
   explicit Arrays(const AttentionProblem& p) {
     const auto size = [](int64_t a, int64_t b, int64_t c, int64_t d) {
@@ -89,14 +95,19 @@ struct Arrays {
     documents = from.documents;
     mask = from.mask;
     blocks = from.blocks;
-    const auto numbers = [](const auto& x) { return std::vector<LseType<T>>(x.begin(), x.end()); };
-    bias = dbias = numbers(from.bias);
-    distances = ddistances = numbers(from.distances);
-    sinks = dsinks = numbers(from.sinks);
-    temperatures = dtemperatures = numbers(from.temperatures);
-    relative_keys = drelative_keys = numbers(from.relative_keys);
-    content = dcontent = numbers(from.content);
-    position = dposition = numbers(from.position);
+    rng = from.rng;
+    const auto take = [](auto& x, auto& dx, const auto& numbers) {
+      x.assign(numbers.begin(), numbers.end());
+      dx.assign(x.size(), NAN);
+    };
+    take(bias, dbias, from.bias);
+    take(distances, ddistances, from.distances);
+    take(sinks, dsinks, from.sinks);
+    take(temperatures, dtemperatures, from.temperatures);
+    take(relative_keys, drelative_keys, from.relative_keys);
+    take(content, dcontent, from.content);
+    take(position, dposition, from.position);
+    take(spans, dspans, from.spans);
   }
   AttentionLinks links() const {
     const auto data = [](const auto& x) { return x.empty() ? nullptr : x.data(); };
@@ -110,7 +121,9 @@ struct Arrays {
             .temperatures = data(temperatures),
             .relative_keys = data(relative_keys),
             .content_biases = data(content),
-            .position_biases = data(position)};
+            .position_biases = data(position),
+            .spans = data(spans),
+            .rng = data(rng)};
   }
   AttentionArgs forward() {
     return {.q = q.data(),
@@ -137,9 +150,53 @@ struct Arrays {
             .dtemperatures = dtemperatures.data(),
             .drelative_keys = drelative_keys.data(),
             .dcontent_biases = dcontent.data(),
-            .dposition_biases = dposition.data()};
+            .dposition_biases = dposition.data(),
+            .dspans = dspans.data()};
   }
 };
+
+// What of an attention has gradients, these, and all results, in one order.
+template <class A>
+auto differentiable(A& a) {
+  return std::tie(a.q, a.k, a.v, a.bias, a.distances, a.sinks, a.temperatures, a.relative_keys,
+                  a.content, a.position, a.spans);
+}
+template <class A>
+auto gradients(A& a) {
+  return std::tie(a.dq, a.dk, a.dv, a.dbias, a.ddistances, a.dsinks, a.dtemperatures,
+                  a.drelative_keys, a.dcontent, a.dposition, a.dspans);
+}
+template <class A>
+auto results(A& a) {
+  return std::tuple_cat(gradients(a), std::tie(a.out, a.lse));
+}
+
+// use(name, x, y) for the arrays that stand in the same place.
+template <class X, class Y, class Use>
+void for_each_pair(X x, Y y, const Use& use) {
+  constexpr const char* kNames[] = {
+      "q",       "k",        "v",     "bias", "distances", "sinks", "temperatures", "relative keys",
+      "content", "position", "spans", "out",  "lse"};
+  [&]<size_t... n>(std::index_sequence<n...>) {
+    (use(kNames[n], std::get<n>(x), std::get<n>(y)), ...);
+  }
+  (std::make_index_sequence<std::tuple_size_v<X>>());
+}
+
+// run(arrays, threads) writes the same bits with one thread as with so many.
+template <class T, class Run>
+void expect_same_bits(const Arrays<T>& inputs, std::initializer_list<int> numbers_of_threads,
+                      const Run& run, const std::string& what = "") {
+  Arrays<T> one = inputs;
+  run(one, 1);
+  for (int threads : numbers_of_threads) {
+    Arrays<T> more = inputs;
+    run(more, threads);
+    for_each_pair(results(one), results(more), [&](const char* name, auto& x, auto& y) {
+      EXPECT_TRUE(leaf::same_bits(x, y)) << what << " " << name << " " << threads << " threads";
+    });
+  }
+}
 
 struct Case {
   int64_t batch = 1, tq = 1, tk = 1, heads = 1, kv_heads = 1, dim = 8, value_dim = 8;
@@ -188,6 +245,18 @@ void expect_near(const std::vector<T>& got, const std::vector<double>& want, dou
   }
 }
 
+// Of the error, against that of what is expected.
+template <class T>
+double relative_norm(const std::vector<T>& got, const std::vector<double>& want) {
+  double error = 0, norm = 1e-30;
+  for (size_t i = 0; i < want.size(); ++i) {
+    const double e = convert<double, false>(got[i]) - want[i];
+    error += e * e;
+    norm += want[i] * want[i];
+  }
+  return std::sqrt(error / norm);
+}
+
 inline void forward_ref(const AttentionProblem& p, Arrays<double>& a) {
   run_plan(*attention_detail::plan_ref(p), a.forward());
 }
@@ -201,6 +270,32 @@ inline std::unique_ptr<KernelPlan<AttentionBackwardArgs>> plan_backward(std::str
   for (const AttentionBackwardKernel& kernel : attention_backward_kernels())
     if (kernel.name == name) return kernel.plan(p);
   return nullptr;
+}
+
+// Normalisers but softmax have no log-sum-exp that backward could read.
+template <class T>
+AttentionBackwardArgs backward_args(const AttentionProblem& p, Arrays<T>& a) {
+  AttentionBackwardArgs args = a.backward();
+  if (!attention_detail::by_softmax(p)) args.lse = nullptr;
+  return args;
+}
+
+// Of every kernel that takes the problem, and of its backward where it has one.
+template <class T>
+void expect_same_bits(const AttentionProblem& p, const Arrays<T>& inputs,
+                      std::initializer_list<int> numbers_of_threads, const std::string& what = "") {
+  Arrays<T> start(p);
+  start.copy_inputs(inputs);
+  for (const AttentionKernel& kernel : attention_kernels()) {
+    const auto forward = kernel.plan(p);
+    if (!forward) continue;
+    const auto backward = plan_backward(kernel.name, p);
+    const auto run = [&](Arrays<T>& a, int threads) {
+      run_plan(*forward, a.forward(), threads);
+      if (backward) run_plan(*backward, backward_args(p, a), threads);
+    };
+    expect_same_bits(start, numbers_of_threads, run, what + " " + std::string(kernel.name));
+  }
 }
 
 }  // namespace fovea::attention_test

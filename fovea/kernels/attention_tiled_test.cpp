@@ -3,10 +3,7 @@
 // are in attention_links_test.cpp.
 #include "fovea/kernels/attention_tiled.h"
 
-#include <numeric>
-
-#include "fovea/base/test_errors.h"
-#include "fovea/kernels/attention_test.h"
+#include "fovea/kernels/attention_checks_test.h"
 #include "fovea/kernels/avx512_bf16.h"
 
 namespace fovea {
@@ -19,23 +16,9 @@ using attention_test::Case;
 using attention_test::converted;
 using attention_test::expect_near;
 using attention_test::forward_ref;
+using attention_test::relative_norm;
 using attention_test::run_plan;
-
-template <class T>
-bool same(const std::vector<T>& x, const std::vector<T>& y) {
-  return std::memcmp(x.data(), y.data(), x.size() * sizeof(T)) == 0;
-}
-
-template <class T>
-double relative_norm(const std::vector<T>& got, const std::vector<double>& want) {
-  double error = 0, norm = 1e-30;
-  for (size_t i = 0; i < want.size(); ++i) {
-    const double e = convert<double, false>(got[i]) - want[i];
-    error += e * e;
-    norm += want[i] * want[i];
-  }
-  return std::sqrt(error / norm);
-}
+using leaf::same_bits;
 
 std::vector<Case> cases() {
   std::vector<Case> list;
@@ -57,6 +40,15 @@ std::vector<Case> cases() {
   list.push_back({2, 130, 130, 4, 2, 16, 16, true, -1, -1, 1});
   return list;
 }
+
+const Case kGrouped{.batch = 2,
+                    .tq = 600,
+                    .tk = 600,
+                    .heads = 4,
+                    .kv_heads = 2,
+                    .dim = 40,
+                    .value_dim = 32,
+                    .causal = true};
 
 class AttentionTiledBf16 : public testing::Test {
  protected:
@@ -93,24 +85,12 @@ TEST_F(AttentionTiledBf16, ItMatchesDoublePrecision) {
 }
 
 TEST_F(AttentionTiledBf16, TheBitsAreTheSameForAnyNumberOfThreads) {
-  const Case c{.batch = 2,
-               .tq = 600,
-               .tk = 600,
-               .heads = 4,
-               .kv_heads = 2,
-               .dim = 40,
-               .value_dim = 32,
-               .causal = true};
-  const AttentionProblem p = c.problem(true, DType::bf16);
-  Arrays<bf16> one(p);
-  one.randomise(25);
-  Arrays<bf16> start = one;
-  run_plan(*plan_tiled_avx512bf16(p), one.forward());
-  for (int threads = 2; threads <= 4; ++threads) {
-    Arrays<bf16> more = start;
-    run_plan(*plan_tiled_avx512bf16(p), more.forward(), threads);
-    EXPECT_TRUE(same(one.out, more.out) && same(one.lse, more.lse));
-  }
+  const AttentionProblem p = kGrouped.problem(true, DType::bf16);
+  Arrays<bf16> inputs(p);
+  inputs.randomise(25);
+  expect_same_bits(inputs, {2, 3, 4}, [&](Arrays<bf16>& a, int threads) {
+    run_plan(*plan_tiled_avx512bf16(p), a.forward(), threads);
+  });
 }
 
 TEST_F(AttentionTiledBf16, PagesGiveTheBitsOfARow) {
@@ -151,7 +131,7 @@ TEST_F(AttentionTiledBf16, PagesGiveTheBitsOfARow) {
     args.v = v.data();
     args.pages = pages.data();
     run_plan(*plan_tiled_avx512bf16(paged), args);
-    EXPECT_TRUE(same(row.out, got.out) && same(row.lse, got.lse)) << tokens;
+    EXPECT_TRUE(same_bits(row.out, got.out) && same_bits(row.lse, got.lse)) << tokens;
   }
 }
 
@@ -297,19 +277,10 @@ TEST_F(AttentionTiledInt8, ItMatchesDoublePrecision) {
 }
 
 TEST_F(AttentionTiledInt8, TheBitsAreTheSameForAnyNumberOfThreads) {
-  const Case c{.batch = 2,
-               .tq = 600,
-               .tk = 600,
-               .heads = 4,
-               .kv_heads = 2,
-               .dim = 40,
-               .value_dim = 32,
-               .causal = true};
-  const Int8Run<float> one(c.problem(true, DType::f32), c, 32);
-  for (int threads = 2; threads <= 4; ++threads) {
-    const Int8Run<float> more(c.problem(true, DType::f32), c, 32, 1, threads);
-    EXPECT_TRUE(same(one.got.out, more.got.out) && same(one.got.lse, more.got.lse));
-  }
+  const AttentionProblem p = kGrouped.problem(true, DType::f32);
+  expect_same_bits(Arrays<float>(p), {2, 3, 4}, [&](Arrays<float>& a, int threads) {
+    a = Int8Run<float>(p, kGrouped, 32, 1, threads).got;
+  });
 }
 
 TEST_F(AttentionTiledInt8, HugeAndNoScoresStayFinite) {
@@ -362,12 +333,8 @@ TEST_F(AttentionTiledInt8, ItIsTakenWhereItIsAskedForAndQueriesAreMany) {
 }
 
 TEST(AttentionTiled, EightBitProductsWithoutACacheInEightBitsAreAnError) {
-  AttentionProblem p = Case{.tq = 500, .tk = 500}.problem(true, DType::f32);
-  p.int8_products = true;
-  const Caught caught = error_of([&] { attention_kernels().back().plan(p); });
-  EXPECT_EQ(caught.code, ErrorCode::invalid_argument);
-  EXPECT_TRUE(contains(caught.what, "int8_products") && contains(caught.what, "kv_dtype"))
-      << caught.what;
+  attention_test::expect_both_named([](auto& p) { p.int8_products = true; }, "int8_products",
+                                    "kv_dtype");
 }
 
 }  // namespace
