@@ -1,6 +1,6 @@
 // Attention whose rows of q and k are turned by their positions, divided by their norms or given a
 // temperature, and its gradient.
-#include "tests/op_harness.h"
+#include "tests/op_rows_attention.h"
 
 namespace fovea::harness {
 
@@ -97,12 +97,7 @@ std::vector<LinkInput> link_inputs(const Case& c) {
   return links;
 }
 
-struct Built {
-  std::vector<Value> inputs;
-  Value out;
-};
-
-Built build(Graph& g, DType t, const Case& c) {
+Value build(Graph& g, DType t, const Case& c) {
   AttentionAttrs a = c.attrs;
   a.lse = true;
   std::vector<Value> inputs;
@@ -115,7 +110,7 @@ Built build(Graph& g, DType t, const Case& c) {
   }
   for (const LinkInput& link : link_inputs(c))
     inputs.push_back(ops::input(g, link.name, t, link.shape));
-  return {inputs, g.add("attention", inputs, a)};
+  return g.add("attention", inputs, a);
 }
 
 }  // namespace
@@ -123,37 +118,12 @@ Built build(Graph& g, DType t, const Case& c) {
 std::vector<OpRow> attention_row_rows() {
   std::vector<OpRow> rows;
   for (const Case& c : cases()) {
-    OpRow row{.op = "attention",
-              .label = c.label,
-              .build = [c](Graph& g, DType t) -> std::vector<Value> {
-                const Value out = build(g, t, c).out;
-                return {out, {out.node, 1}};
-              },
-              .tolerance = 2e-5,
-              .gradient_tolerance = 3e-6};
-    if (c.gradient) {
-      row.differentiable = c.attrs.packed ? std::vector<std::string>{"qkv"}
-                                          : std::vector<std::string>{"q", "k", "v"};
-      for (const LinkInput& link : link_inputs(c)) row.differentiable.push_back(link.name);
-      row.seeds = {0};
-    }
-    rows.push_back(row);
-    rows.push_back({.op = "attention_grad",
-                    .label = c.label,
-                    .build = [c](Graph& g, DType t) -> std::vector<Value> {
-                      Built b = build(g, t, c);
-                      AttentionAttrs a = c.attrs;
-                      a.link_gradients = !link_inputs(c).empty();
-                      b.inputs.insert(
-                          b.inputs.end(),
-                          {b.out, {b.out.node, 1}, ops::input(g, "dout", t, g.shape(b.out))});
-                      const Value d = g.add("attention_grad", b.inputs, a);
-                      std::vector<Value> outputs;
-                      for (size_t i = 0; i < g.node(d).types.size(); ++i)
-                        outputs.push_back({d.node, static_cast<int32_t>(i)});
-                      return outputs;
-                    },
-                    .tolerance = 1e-4});
+    add_with_gradient(rows,
+                      {.op = "attention",
+                       .label = c.label,
+                       .build = [c](Graph& g, DType t) { return all_outputs(g, build(g, t, c)); },
+                       .gradient_tolerance = 3e-6},
+                      c.gradient);
   }
   return rows;
 }
