@@ -2,8 +2,7 @@
 // combination are in attention_links_test.cpp.
 #include "fovea/kernels/attention_backward_tiled.h"
 
-#include "fovea/kernels/attention_test.h"
-#include "fovea/kernels/avx512_bf16.h"
+#include "fovea/kernels/attention_bf16_test.h"
 
 namespace fovea {
 namespace {
@@ -13,17 +12,10 @@ using attention_test::Arrays;
 using attention_test::backward_ref;
 using attention_test::Case;
 using attention_test::converted;
-using attention_test::expect_near;
 using attention_test::forward_ref;
-using attention_test::relative_norm;
 using attention_test::run_plan;
 
-class AttentionBackwardTiled : public testing::Test {
- protected:
-  void SetUp() override {
-    if (!avx512_bf16::available()) GTEST_SKIP() << "this processor has no products of bf16";
-  }
-};
+class AttentionBackwardTiled : public attention_test::NeedsProductsOfBf16 {};
 
 // Forward's results as the reference has them.
 void run_forward(const AttentionProblem& p, Arrays<bf16>& a) {
@@ -51,14 +43,7 @@ void expect_right(const Case& c, bool packed, double scale = 0, double soft_cap 
   want.out = converted<double>(got.out);
   backward_ref(exact, want);
   ASSERT_NO_FATAL_FAILURE(run_backward(p, got)) << what;
-  constexpr double kTerms = 0.1;  // terms of dP - delta may cancel
-  expect_near(got.dq, want.dq, 2.0 / 128, what + " dq", kTerms);
-  expect_near(got.dk, want.dk, 2.0 / 128, what + " dk", kTerms);
-  expect_near(got.dv, want.dv, 2.0 / 128, what + " dv", kTerms);
-  if (c.tk < 8 || c.left == 0) return;
-  EXPECT_LT(relative_norm(got.dq, want.dq), 1e-2) << what;
-  EXPECT_LT(relative_norm(got.dk, want.dk), 1e-2) << what;
-  EXPECT_LT(relative_norm(got.dv, want.dv), 1e-2) << what;
+  expect_gradients_near(got, want, c.tk >= 8 && c.left != 0, what);
 }
 
 TEST_F(AttentionBackwardTiled, ItMatchesDoublePrecision) {
@@ -112,20 +97,10 @@ TEST_F(AttentionBackwardTiled, TheBitsAreTheSameForAnyNumberOfThreads) {
 TEST_F(AttentionBackwardTiled, WhatLiesBeyondAKeyLengthIsNeverUsed) {
   for (int32_t length : {0, 1, 64, 129, 200}) {
     const Case c{.tq = 49, .tk = 300, .dim = 16, .value_dim = 16, .lengths = {length}};
-    const AttentionProblem p = c.problem(true, DType::bf16);
-    Arrays<bf16> a(p);
-    a.randomise(43);
-    a.lengths = c.lengths;
-    const size_t end = static_cast<size_t>(length) * 16;
-    for (size_t i = end; i < 300 * 16; ++i) a.k[i] = a.v[i] = bf16(NAN);
-    run_forward(p, a);
-    run_backward(p, a);
-    for (const auto* array : {&a.dq, &a.dk, &a.dv})
-      for (bf16 x : *array) ASSERT_TRUE(std::isfinite(static_cast<float>(x))) << length;
-    for (size_t i = end; i < 300 * 16; ++i) {
-      EXPECT_EQ(static_cast<float>(a.dk[i]), 0.0f);
-      EXPECT_EQ(static_cast<float>(a.dv[i]), 0.0f);
-    }
+    expect_lengths_hold(c, 43, /*gradients=*/true, [](const AttentionProblem& p, Arrays<bf16>& a) {
+      run_forward(p, a);
+      run_backward(p, a);
+    });
   }
 }
 
@@ -136,8 +111,7 @@ TEST_F(AttentionBackwardTiled, ScoresOfTenThousandStayFinite) {
   a.randomise(44, 1e4f);
   run_forward(p, a);
   run_backward(p, a);
-  for (const auto* array : {&a.dq, &a.dk, &a.dv})
-    for (bf16 x : *array) EXPECT_TRUE(std::isfinite(static_cast<float>(x)));
+  expect_finite(a, /*gradients=*/true, "scores of 10000");
 }
 
 TEST_F(AttentionBackwardTiled, WhatItDoesNotSupportIsLeftToTheOthers) {

@@ -3,6 +3,7 @@
 // are in attention_links_test.cpp.
 #include "fovea/kernels/attention_tiled.h"
 
+#include "fovea/kernels/attention_bf16_test.h"
 #include "fovea/kernels/attention_checks_test.h"
 #include "fovea/kernels/avx512_bf16.h"
 
@@ -50,12 +51,7 @@ const Case kGrouped{.batch = 2,
                     .value_dim = 32,
                     .causal = true};
 
-class AttentionTiledBf16 : public testing::Test {
- protected:
-  void SetUp() override {
-    if (!avx512_bf16::available()) GTEST_SKIP() << "this processor has no products of bf16";
-  }
-};
+class AttentionTiledBf16 : public attention_test::NeedsProductsOfBf16 {};
 
 TEST_F(AttentionTiledBf16, ItMatchesDoublePrecision) {
   for (const Case& c : cases()) {
@@ -74,7 +70,7 @@ TEST_F(AttentionTiledBf16, ItMatchesDoublePrecision) {
         const auto plan = plan_tiled_avx512bf16(p);
         ASSERT_TRUE(plan) << what;
         run_plan(*plan, got.forward());
-        expect_near(got.out, want.out, 1.0 / 128, what + " out");
+        expect_near(got.out, want.out, attention_test::kBf16Tolerance, what + " out");
         expect_near(got.lse, want.lse, 3e-6, what + " lse", 1);
         if (c.tk >= 8) {
           EXPECT_LT(relative_norm(got.out, want.out), 1e-2) << what;
@@ -135,32 +131,21 @@ TEST_F(AttentionTiledBf16, PagesGiveTheBitsOfARow) {
   }
 }
 
+void run_tiled(const AttentionProblem& p, Arrays<bf16>& a) {
+  run_plan(*plan_tiled_avx512bf16(p), a.forward());
+}
+
 TEST_F(AttentionTiledBf16, WhatLiesBeyondAKeyLengthIsNeverUsed) {
   for (int32_t length : {1, 128, 129, 201}) {
     const Case c{.tq = 49, .tk = 300, .dim = 16, .value_dim = 16, .lengths = {length}};
-    const AttentionProblem p = c.problem(true, DType::bf16);
-    Arrays<bf16> a(p);
-    a.randomise(27);
-    a.lengths = c.lengths;
-    for (size_t i = static_cast<size_t>(length) * 16; i < 300 * 16; ++i)
-      a.k[i] = a.v[i] = bf16(NAN);
-    run_plan(*plan_tiled_avx512bf16(p), a.forward());
-    for (bf16 x : a.out) EXPECT_TRUE(std::isfinite(static_cast<float>(x)));
+    expect_lengths_hold(c, 27, /*gradients=*/false, run_tiled);
   }
 }
 
 TEST_F(AttentionTiledBf16, ANaNInAQueryReachesItsOutputAndNoOther) {
   const Case c{.tq = 149, .tk = 131, .dim = 16, .value_dim = 16};
-  const AttentionProblem p = c.problem(true, DType::bf16);
-  for (size_t query : {size_t{3}, size_t{64}, size_t{148}}) {
-    Arrays<bf16> a(p);
-    a.randomise(28);
-    a.q[query * 16 + 5] = bf16(NAN);
-    run_plan(*plan_tiled_avx512bf16(p), a.forward());
-    for (size_t i = 0; i < a.out.size(); ++i)
-      EXPECT_EQ(std::isnan(static_cast<float>(a.out[i])), i / 16 == query);
-    for (size_t i = 0; i < a.lse.size(); ++i) EXPECT_EQ(std::isnan(a.lse[i]), i == query);
-  }
+  for (size_t query : {size_t{3}, size_t{64}, size_t{148}})
+    expect_nan_stays_in_its_row(c, query, 28, /*gradients=*/false, run_tiled);
 }
 
 TEST_F(AttentionTiledBf16, LargeScoresAndInfiniteBiasesStayRight) {
