@@ -85,8 +85,9 @@ Statistics<T> by_formula(const AttentionProblem& problem, const Arrays<T>& a) {
     s.entropy[static_cast<size_t>(row)] = entropy;
     std::vector<int32_t> keys(static_cast<size_t>(p.tk));
     std::iota(keys.begin(), keys.end(), 0);
-    std::stable_sort(keys.begin(), keys.end(),
-                     [&](int32_t x, int32_t y) { return probabilities[x] > probabilities[y]; });
+    std::sort(keys.begin(), keys.end(), [&](int32_t x, int32_t y) {
+      return std::pair(-probabilities[x], x) < std::pair(-probabilities[y], y);
+    });
     for (int64_t n = 0; n < problem.top_links; ++n) {
       const bool some = n < p.tk && probabilities[keys[static_cast<size_t>(n)]] > 0;
       const auto at = static_cast<size_t>(row * problem.top_links + n);
