@@ -93,21 +93,6 @@ AttentionProblem problem_of(const Sizes& s) {
   return p;
 }
 
-// Packed, [B, N, H * D]; the same numbers for all competitors.
-AlignedBuffer random_values(const Sizes& s, std::string_view name) {
-  AlignedBuffer buffer(static_cast<size_t>(s.elements()) * sizeof(float), "inputs of attention");
-  PhiloxStream random(1, stream_id(name));
-  auto* values = reinterpret_cast<float*>(buffer.data());
-  for (int64_t i = 0; i < s.elements(); ++i) values[i] = 2 * random.unit() - 1;
-  return buffer;
-}
-
-bool supported(const Sizes& s, const std::string& kernel) {
-  const AttentionProblem problem = problem_of(s);
-  return s.backward ? plan_of(attention_backward_kernels(), kernel, problem).plan != nullptr
-                    : plan_of(attention_kernels(), kernel, problem).plan != nullptr;
-}
-
 void check_kernel(const std::string& kernel) {
   std::vector<std::string> names;
   for (const auto& k : attention_kernels()) names.emplace_back(k.name);
@@ -124,9 +109,9 @@ class OwnAttention : public Competitor {
   OwnAttention(const Sizes& sizes, const std::string& wanted, std::shared_ptr<ThreadPool> pool)
       : sizes_(sizes),
         pool_(std::move(pool)),
-        q_(random_values(sizes, "q")),
-        k_(random_values(sizes, "k")),
-        v_(random_values(sizes, "v")),
+        q_(random_values(sizes.elements(), DType::f32, "q")),
+        k_(random_values(sizes.elements(), DType::f32, "k")),
+        v_(random_values(sizes.elements(), DType::f32, "v")),
         out_(q_.size(), "output of attention"),
         lse_(static_cast<size_t>(sizes.batch * sizes.heads * sizes.tokens) * sizeof(float),
              "log-sum-exp") {
@@ -144,7 +129,7 @@ class OwnAttention : public Competitor {
     flops = sizes.flops();
     if (!sizes.backward) return;
     run_forward();
-    dout_ = random_values(sizes, "dout");
+    dout_ = random_values(sizes.elements(), DType::f32, "dout");
     for (AlignedBuffer* gradient : {&dq_, &dk_, &dv_})
       *gradient = AlignedBuffer(q_.size(), "gradients of attention");
     auto backward = plan_of(attention_backward_kernels(), wanted, problem);
@@ -218,7 +203,7 @@ BenchCase case_of(const Sizes& sizes, const std::string& kernel) {
     std::vector<AlignedBuffer> data;
     std::vector<TensorView> tensors;
     for (const char* name : {"q", "k", "v", "dout"}) {
-      data.push_back(random_values(sizes, name));
+      data.push_back(random_values(sizes.elements(), DType::f32, name));
       tensors.push_back({.name = name,
                          .shape = {sizes.batch, sizes.tokens, sizes.heads * sizes.dim},
                          .bytes = std::as_const(data.back()).bytes()});
@@ -237,6 +222,24 @@ BenchCase case_of(const Sizes& sizes, const std::string& kernel) {
 
 }  // namespace
 
+AlignedBuffer random_values(int64_t elements, DType dtype, std::string_view name) {
+  AlignedBuffer buffer(static_cast<size_t>(elements) * dtype_size(dtype), "inputs of attention");
+  PhiloxStream random(1, stream_id(name));
+  for (int64_t i = 0; i < elements; ++i) {
+    const float x = 2 * random.unit() - 1;
+    if (dtype == DType::f32) reinterpret_cast<float*>(buffer.data())[i] = x;
+    if (dtype == DType::bf16) reinterpret_cast<bf16*>(buffer.data())[i] = bf16(x);
+    if (dtype == DType::i8)
+      reinterpret_cast<int8_t*>(buffer.data())[i] = static_cast<int8_t>(std::lround(127 * x));
+  }
+  return buffer;
+}
+
+bool supports(const AttentionProblem& problem, bool backward, const std::string& kernel) {
+  return backward ? plan_of(attention_backward_kernels(), kernel, problem).plan != nullptr
+                  : plan_of(attention_kernels(), kernel, problem).plan != nullptr;
+}
+
 std::vector<BenchCase> attention_cases(const std::string& kernel) {
   check_kernel(kernel);
   std::vector<BenchCase> cases;
@@ -244,18 +247,19 @@ std::vector<BenchCase> attention_cases(const std::string& kernel) {
     for (Sizes s : {Sizes{1, 8, 2048, 64}, Sizes{1, 8, 512, 64}, Sizes{1, 8, 4096, 64},
                     Sizes{1, 8, 2048, 128}, Sizes{128, 4, 49, 16}}) {
       s.backward = backward;
-      if (supported(s, kernel)) cases.push_back(case_of(s, kernel));
+      if (supports(problem_of(s), s.backward, kernel)) cases.push_back(case_of(s, kernel));
     }
   for (Sizes s :
        {Sizes{1, 8, 4096, 64, false, Links::causal}, Sizes{1, 8, 4096, 64, true, Links::causal},
         Sizes{1, 8, 16384, 64, false, Links::window}, Sizes{1, 8, 16384, 64, true, Links::window},
         Sizes{1, 8, 4096, 64, false, Links::blocks}, Sizes{1, 8, 4096, 64, true, Links::blocks}})
-    if (supported(s, kernel)) cases.push_back(case_of(s, kernel));
+    if (supports(problem_of(s), s.backward, kernel)) cases.push_back(case_of(s, kernel));
   for (BenchCase& c : low_precision_cases(kernel)) cases.push_back(std::move(c));
   for (const bool backward : {false, true})
     for (Normaliser n : {Normaliser::top_k, Normaliser::sparsemax, Normaliser::entmax15,
                          Normaliser::hard, Normaliser::gumbel, Normaliser::gumbel_hard})
-      if (const Sizes s{1, 8, 2048, 64, backward, Links::all, n}; supported(s, kernel))
+      if (const Sizes s{1, 8, 2048, 64, backward, Links::all, n};
+          supports(problem_of(s), s.backward, kernel))
         cases.push_back(case_of(s, kernel));
   auto others = score_cases(kernel);
   std::move(others.begin(), others.end(), std::back_inserter(cases));

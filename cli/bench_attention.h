@@ -4,6 +4,7 @@
 #include <memory>
 #include <span>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -28,6 +29,12 @@ Planned<Args> plan_of(std::span<const Kernel<Problem, Args>> kernels, const std:
       if (auto plan = kernel.plan(problem)) return {std::string(kernel.name), std::move(plan)};
   return {};
 }
+
+// Whether the kernel of this name, or any, supports the problem.
+bool supports(const AttentionProblem& problem, bool backward, const std::string& kernel);
+
+// Numbers in [-1, 1) that depend on the name alone, the same in every type; in i8 times 127.
+AlignedBuffer random_values(int64_t elements, DType dtype, std::string_view name);
 
 // Memory for a plan's scratch.
 template <class Args>

@@ -146,10 +146,7 @@ std::vector<BenchCase> attention_extra_cases(const std::string& kernel) {
           Extra{"statistics", 2048, dim, false, ask_statistics},
           Extra{"span", 2048, dim, false, ask_span}, Extra{"span", 2048, dim, true, ask_span}}) {
       const AttentionProblem p = extra.problem(false);
-      const bool supported = extra.backward
-                                 ? plan_of(attention_backward_kernels(), kernel, p).plan != nullptr
-                                 : plan_of(attention_kernels(), kernel, p).plan != nullptr;
-      if (!supported) continue;
+      if (!supports(p, extra.backward, kernel)) continue;
       BenchCase c;
       c.name = fmt::format("attention {} {} B1 H8 N{} D{} f32",
                            extra.backward ? "backward" : "forward", extra.name, extra.tokens, dim);

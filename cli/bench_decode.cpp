@@ -44,19 +44,6 @@ AttentionProblem problem_of(const Decoding& d) {
   return p;
 }
 
-AlignedBuffer random_values(int64_t elements, DType dtype, std::string_view name) {
-  AlignedBuffer buffer(static_cast<size_t>(elements) * dtype_size(dtype), "inputs of attention");
-  PhiloxStream random(1, stream_id(name));
-  for (int64_t i = 0; i < elements; ++i) {
-    const float x = 2 * random.unit() - 1;
-    if (dtype == DType::f32) reinterpret_cast<float*>(buffer.data())[i] = x;
-    if (dtype == DType::bf16) reinterpret_cast<bf16*>(buffer.data())[i] = bf16(x);
-    if (dtype == DType::i8)
-      reinterpret_cast<int8_t*>(buffer.data())[i] = static_cast<int8_t>(std::lround(127 * x));
-  }
-  return buffer;
-}
-
 class OwnDecoding : public Competitor {
  public:
   OwnDecoding(const Decoding& d, const std::string& wanted, std::shared_ptr<ThreadPool> pool)

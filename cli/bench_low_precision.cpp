@@ -6,7 +6,6 @@
 #include <utility>
 
 #include "cli/bench_attention.h"
-#include "fovea/base/philox.h"
 
 namespace fovea::cli {
 
@@ -44,29 +43,14 @@ AttentionProblem problem_of(const Narrow& s) {
   return p;
 }
 
-// The same numbers in every type.
-AlignedBuffer random_values(const Narrow& s, DType dtype, std::string_view name) {
-  const int64_t count = s.elements();
-  AlignedBuffer buffer(static_cast<size_t>(count) * dtype_size(dtype), "inputs of attention");
-  PhiloxStream random(1, stream_id(name));
-  for (int64_t i = 0; i < count; ++i) {
-    const float x = 2 * random.unit() - 1;
-    if (dtype == DType::f32) reinterpret_cast<float*>(buffer.data())[i] = x;
-    if (dtype == DType::bf16) reinterpret_cast<bf16*>(buffer.data())[i] = bf16(x);
-    if (dtype == DType::i8)
-      reinterpret_cast<int8_t*>(buffer.data())[i] = static_cast<int8_t>(std::lround(127 * x));
-  }
-  return buffer;
-}
-
 class OwnNarrow : public Competitor {
  public:
   OwnNarrow(const Narrow& sizes, const std::string& wanted, std::shared_ptr<ThreadPool> pool)
       : s_(sizes),
         pool_(std::move(pool)),
-        q_(random_values(sizes, sizes.numbers(), "q")),
-        k_(random_values(sizes, sizes.dtype, "k")),
-        v_(random_values(sizes, sizes.dtype, "v")),
+        q_(random_values(sizes.elements(), sizes.numbers(), "q")),
+        k_(random_values(sizes.elements(), sizes.dtype, "k")),
+        v_(random_values(sizes.elements(), sizes.dtype, "v")),
         out_(q_.size(), "output of attention"),
         lse_(static_cast<size_t>(kHeads * sizes.tokens) * sizeof(float), "log-sum-exp"),
         scales_(static_cast<size_t>(kHeads * sizes.tokens), 1.0f / 127) {
@@ -79,7 +63,7 @@ class OwnNarrow : public Competitor {
     flops = (sizes.backward ? 10 : 4) * sizes.elements() * sizes.tokens;
     if (!sizes.backward) return;
     run_forward();
-    dout_ = random_values(sizes, sizes.dtype, "dout");
+    dout_ = random_values(sizes.elements(), sizes.dtype, "dout");
     for (AlignedBuffer* gradient : {&dq_, &dk_, &dv_})
       *gradient = AlignedBuffer(q_.size(), "gradients of attention");
     auto backward = plan_of(attention_backward_kernels(), wanted, problem);
@@ -166,11 +150,7 @@ std::vector<BenchCase> low_precision_cases(const std::string& kernel) {
         Narrow{2048, 64, DType::bf16, true}, Narrow{4096, 64, DType::bf16, true},
         Narrow{2048, 128, DType::bf16, true}, Narrow{2048, 64, DType::i8},
         Narrow{4096, 64, DType::i8}, Narrow{2048, 128, DType::i8}, Narrow{4096, 128, DType::i8}}) {
-    const AttentionProblem p = problem_of(s);
-    const bool supported = s.backward
-                               ? plan_of(attention_backward_kernels(), kernel, p).plan != nullptr
-                               : plan_of(attention_kernels(), kernel, p).plan != nullptr;
-    if (supported) cases.push_back(case_of(s, kernel));
+    if (supports(problem_of(s), s.backward, kernel)) cases.push_back(case_of(s, kernel));
   }
   return cases;
 }
