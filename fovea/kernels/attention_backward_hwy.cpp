@@ -17,6 +17,7 @@
 #include "fovea/kernels/attention_relative-inl.h"
 #include "fovea/kernels/attention_rows-inl.h"
 #include "fovea/kernels/attention_scores-inl.h"
+#include "fovea/kernels/attention_shared_sums.h"
 
 #ifndef FOVEA_ATTENTION_BACKWARD_ONCE
 #define FOVEA_ATTENTION_BACKWARD_ONCE
@@ -553,17 +554,10 @@ class HwyBackward final : public KernelPlan<AttentionBackwardArgs> {
         target_.distances(p_, args.links, head, distances + head * row_);
       });
     }
-    // Those that add to the same part of a gradient of biases or relative keys work one after
-    // another.
-    const bool shared_bias = args.dbias && p_.bias_plane.batch == 0;
-    const int64_t samples = p_.relative_keys || shared_bias ? p_.batch : 1;
-    const int64_t groups = args.dbias && p_.bias_plane.head == 0 ? p_.kv_heads : 1;
-    const int64_t chains = p_.kv_heads / groups;  // of a run of samples
-    context.pool->parallel_for(p_.batch / samples * chains, [&](int64_t chain, int worker) {
-      const int64_t sample = chain / chains * samples, group = chain % chains * groups;
-      for (int64_t n = 0; args.dbias && n < (shared_bias ? 1 : samples); ++n)
-        zero_bias(args, sample + n, group);
-      for (int64_t n = 0; n < samples * groups; ++n) {
+    const GradientChains chains(p_, args);
+    context.pool->parallel_for(chains.count, [&](int64_t chain, int worker) {
+      chains.zero_bias(chain);
+      for (int64_t n = 0; n < chains.samples * chains.groups; ++n) {
         target_.backward({.problem = p_,
                           .args = args,
                           .distances = distances,
@@ -572,28 +566,23 @@ class HwyBackward final : public KernelPlan<AttentionBackwardArgs> {
                           .temperature_sums = temperature_sums,
                           .rotary = rotary_,
                           .relative = relative,
-                          .batch = sample + n / groups,
-                          .kv_head = group + n % groups},
+                          .batch = chains.first_sample(chain) + n / chains.groups,
+                          .kv_head = chains.first_kv_head(chain) + n % chains.groups},
                          context.worker<float>(worker));
       }
     });
-    const auto over_batch = [&](void* to, const double* sums, int64_t head) {
-      double sum = 0;
-      for (int64_t b = 0; b < p_.batch; ++b) sum += sums[b * p_.heads + head];
-      static_cast<float*>(to)[head] = static_cast<float>(sum);
-    };
     if (p_.relative_keys) write_relative(args, relative, context);
     if (!args.ddistance_bias && !args.dsinks && !args.dtemperatures && !args.dspans) return;
     context.pool->parallel_for(p_.heads, [&](int64_t head, int) {
       if (args.ddistance_bias)
-        add_distances(distance_sums + head * row_,
+        add_distances(p_, distance_sums + head * row_,
                       static_cast<float*>(args.ddistance_bias) + head * links);
       if (args.dspans)
         static_cast<float*>(args.dspans)[head] =
             span_gradient(distance_sums + head * row_, HeadSpan(p_, args.links, head));
-      if (args.dsinks) over_batch(args.dsinks, sink_sums, head);
+      if (args.dsinks) add_samples(p_, sink_sums, head, args.dsinks);
       if (!args.dtemperatures) return;
-      over_batch(args.dtemperatures, temperature_sums, head);
+      add_samples(p_, temperature_sums, head, args.dtemperatures);
       if (p_.relative_keys)
         static_cast<float*>(args.dtemperatures)[head] +=
             along_biases(args.links, relative.bias_sums + head * biases_room(p_), head);
@@ -645,25 +634,6 @@ class HwyBackward final : public KernelPlan<AttentionBackwardArgs> {
       sums += padded(p_.head_dim);
     }
     return static_cast<float>(sum);
-  }
-
-  // The part of a chain that begins with this sample and key/value head.
-  void zero_bias(const AttentionBackwardArgs& args, int64_t sample, int64_t kv_head) const {
-    const AttentionPlane& s = p_.bias_plane;
-    const int64_t group = p_.heads / p_.kv_heads;
-    for (int64_t h = 0; h < (s.head == 0 ? 1 : group); ++h)
-      for (int64_t i = 0; i < (s.query == 0 ? 1 : p_.tq); ++i)
-        std::fill_n(links_row(static_cast<float*>(args.dbias), s, sample, kv_head * group + h, i),
-                    p_.tk, 0.0f);
-  }
-  // from: reversed, of one head of each sample.
-  void add_distances(const float* from, float* to) const {
-    const int64_t count = p_.tq + p_.tk - 1;
-    for (int64_t n = 0; n < count; ++n) {
-      double sum = 0;
-      for (int64_t b = 0; b < p_.batch; ++b) sum += from[b * p_.heads * row_ + count - 1 - n];
-      to[n] = static_cast<float>(sum);
-    }
   }
 
   // from: as add_distances().

@@ -11,6 +11,7 @@
 #include "hwy/foreach_target.h"  // IWYU pragma: keep
 // after foreach_target.h
 #include "fovea/kernels/attention.h"
+#include "fovea/kernels/attention_shared_sums.h"
 #include "fovea/kernels/attention_strip-inl.h"
 
 #ifndef FOVEA_ATTENTION_STRIP_BACKWARD_ONCE
@@ -439,14 +440,10 @@ class HwyStripBackward final : public KernelPlan<AttentionBackwardArgs> {
                           distances + head * row_);
       });
     }
-    // Those that add to the same part of a bias's gradient work one after another.
-    const int64_t samples = args.dbias && p_.bias_plane.batch == 0 ? p_.batch : 1;
-    const int64_t groups = args.dbias && p_.bias_plane.head == 0 ? p_.kv_heads : 1;
-    const int64_t chains = p_.kv_heads / groups;  // of a run of samples
-    context.pool->parallel_for(p_.batch / samples * chains, [&](int64_t chain, int worker) {
-      const int64_t sample = chain / chains * samples, group = chain % chains * groups;
-      if (args.dbias) zero_bias(args, sample, group);
-      for (int64_t n = 0; n < samples * groups; ++n) {
+    const GradientChains chains(p_, args);
+    context.pool->parallel_for(chains.count, [&](int64_t chain, int worker) {
+      chains.zero_bias(chain);
+      for (int64_t n = 0; n < chains.samples * chains.groups; ++n) {
         target_.backward({.problem = p_,
                           .args = args,
                           .distances = distances,
@@ -454,46 +451,22 @@ class HwyStripBackward final : public KernelPlan<AttentionBackwardArgs> {
                           .sink_sums = sink_sums,
                           .temperature_sums = temperature_sums,
                           .rotary = rotary_,
-                          .batch = sample + n / groups,
-                          .kv_head = group + n % groups},
+                          .batch = chains.first_sample(chain) + n / chains.groups,
+                          .kv_head = chains.first_kv_head(chain) + n % chains.groups},
                          context.worker<float>(worker));
       }
     });
-    const auto over_batch = [&](void* to, const double* sums, int64_t head) {
-      double sum = 0;
-      for (int64_t b = 0; b < p_.batch; ++b) sum += sums[b * p_.heads + head];
-      static_cast<float*>(to)[head] = static_cast<float>(sum);
-    };
     if (!args.ddistance_bias && !args.dsinks && !args.dtemperatures) return;
     context.pool->parallel_for(p_.heads, [&](int64_t head, int) {
       if (args.ddistance_bias)
-        add_distances(distance_sums + head * row_,
+        add_distances(p_, distance_sums + head * row_,
                       static_cast<float*>(args.ddistance_bias) + head * links);
-      if (args.dsinks) over_batch(args.dsinks, sink_sums, head);
-      if (args.dtemperatures) over_batch(args.dtemperatures, temperature_sums, head);
+      if (args.dsinks) add_samples(p_, sink_sums, head, args.dsinks);
+      if (args.dtemperatures) add_samples(p_, temperature_sums, head, args.dtemperatures);
     });
   }
 
  private:
-  // The part of a chain that begins with this sample and key/value head.
-  void zero_bias(const AttentionBackwardArgs& args, int64_t sample, int64_t kv_head) const {
-    const AttentionPlane& s = p_.bias_plane;
-    const int64_t group = p_.heads / p_.kv_heads;
-    for (int64_t h = 0; h < (s.head == 0 ? 1 : group); ++h)
-      for (int64_t i = 0; i < (s.query == 0 ? 1 : p_.tq); ++i)
-        std::fill_n(links_row(static_cast<float*>(args.dbias), s, sample, kv_head * group + h, i),
-                    p_.tk, 0.0f);
-  }
-  // from: reversed, of one head of each sample.
-  void add_distances(const float* from, float* to) const {
-    const int64_t count = p_.tq + p_.tk - 1;
-    for (int64_t n = 0; n < count; ++n) {
-      double sum = 0;
-      for (int64_t b = 0; b < p_.batch; ++b) sum += from[b * p_.heads * row_ + count - 1 - n];
-      to[n] = static_cast<float>(sum);
-    }
-  }
-
   AttentionProblem p_;
   StripBackwardTarget target_;
   RotaryTable<float> rotary_;
