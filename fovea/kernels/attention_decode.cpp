@@ -9,6 +9,10 @@ namespace {
 
 constexpr int64_t kLeastPiece = 1024;  // keys
 constexpr int64_t kMostPieces = 64;
+// Of keys and values of a block, of which the next one is fetched meanwhile; and elements of
+// queries.
+constexpr int64_t kMostBlockBytes = 256 << 10;
+constexpr int64_t kMostQueries = 16 << 10;
 
 constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
@@ -16,21 +20,19 @@ class DecodePlan final : public KernelPlan<AttentionArgs> {
  public:
   DecodePlan(const AttentionProblem& problem, DecodeFunction function, int64_t worker_floats)
       : p_(problem), cut_(problem), function_(function) {
-    const int64_t floats = p_.batch * p_.kv_heads * cut_.query_tasks * task_floats() * cut_.pieces;
+    const int64_t floats = sweeps() * task_floats() * cut_.pieces;
     scratch_bytes = static_cast<size_t>(floats) * sizeof(float);
     worker_scratch_bytes = static_cast<size_t>(worker_floats) * sizeof(float);
   }
 
   void run(const AttentionArgs& args, const KernelContext& context) const noexcept override {
     float* const partials = reinterpret_cast<float*>(context.scratch);
-    const int64_t sweeps = p_.batch * p_.kv_heads * cut_.query_tasks;
     // Heads of the same keys one after the other: they may lie side by side.
-    context.pool->parallel_for(sweeps * cut_.pieces, [&](int64_t block, int worker) {
-      const DecodeTask task = task_of(args, partials, block % sweeps, block / sweeps);
-      if (task.heads > 0 && task.keys.begin < task.keys.end)
-        function_(task, context.worker<float>(worker));
+    context.pool->parallel_for(sweeps() * cut_.pieces, [&](int64_t block, int worker) {
+      const DecodeTask task = task_of(args, partials, block % sweeps(), block / sweeps());
+      if (task.keys.begin < task.keys.end) function_(task, context.worker<float>(worker));
     });
-    context.pool->parallel_for(sweeps, [&](int64_t sweep, int) {
+    context.pool->parallel_for(sweeps(), [&](int64_t sweep, int) {
       if (p_.dtype == DType::f32)
         finish<float>(args, partials, sweep);
       else
@@ -39,30 +41,33 @@ class DecodePlan final : public KernelPlan<AttentionArgs> {
   }
 
  private:
-  int64_t task_floats() const { return cut_.rows * cut_.partial; }
+  int64_t sweeps() const { return p_.batch * cut_.head_tasks * cut_.query_tasks; }
+  int64_t task_floats() const { return cut_.kv_heads * cut_.rows * cut_.partial; }
 
   DecodeTask task_of(const AttentionArgs& args, float* partials, int64_t sweep,
                      int64_t piece) const {
     const int64_t first = sweep % cut_.query_tasks * cut_.queries;
-    const int64_t kv_head = sweep / cut_.query_tasks % p_.kv_heads;
-    const int64_t batch = sweep / cut_.query_tasks / p_.kv_heads;
+    const int64_t kv_head = sweep / cut_.query_tasks % cut_.head_tasks * cut_.kv_heads;
+    const int64_t batch = sweep / cut_.query_tasks / cut_.head_tasks;
     DecodeTask task{.problem = p_,
                     .args = args,
                     .batch = batch,
-                    .kv_head = kv_head,
+                    .first_kv_head = kv_head,
+                    .kv_heads = std::min(cut_.kv_heads, p_.kv_heads - kv_head),
                     .first_query = first,
                     .queries = std::min(cut_.queries, p_.tq - first),
-                    .heads = kept_in_group(p_, kv_head),
                     .keys = {},
+                    .end = 0,
                     .of_query = {},
                     .partial = partials + (sweep * cut_.pieces + piece) * task_floats(),
+                    .room = cut_.rows,
                     .stride = cut_.partial,
                     .max_at = cut_.max_at};
     for (int64_t i = 0; i < task.queries; ++i)
       task.of_query[i] = decode_range(p_, args, batch, first + i);
-    // Both ends grow with the query.
+    task.end = task.of_query[task.queries - 1].end;  // both ends grow with the query
     task.keys = {std::max(task.of_query[0].begin, piece * cut_.piece),
-                 std::min(task.of_query[task.queries - 1].end, (piece + 1) * cut_.piece)};
+                 std::min(task.end, (piece + 1) * cut_.piece)};
     return task;
   }
 
@@ -70,32 +75,33 @@ class DecodePlan final : public KernelPlan<AttentionArgs> {
   template <class T>
   void finish(const AttentionArgs& args, float* partials, int64_t sweep) const {
     const DecodeTask whole = task_of(args, partials, sweep, 0);
-    const int64_t group = p_.heads / p_.kv_heads;
-    for (int64_t r = 0; r < group * whole.queries; ++r) {
-      const int64_t head = whole.head(r), query = whole.query(r);
+    const int64_t group_rows = whole.group() * whole.queries;
+    for (int64_t n = 0; n < whole.kv_heads * group_rows; ++n) {
+      const int64_t kv = n / group_rows, r = n % group_rows;
+      const int64_t head = whole.head(kv, r), query = whole.query(r);
       T* out = row(static_cast<T*>(args.out), p_.out, whole.batch, query, head);
       float* lse = p_.want_lse && args.lse ? static_cast<float*>(args.lse) +
                                                  (whole.batch * p_.heads + head) * p_.tq + query
                                            : nullptr;
-      if (r >= whole.rows()) {
+      if (r >= whole.rows(kv)) {
         std::fill_n(out, p_.value_dim, T(0.0f));
         if (lse) *lse = 0;
       } else {
-        finish_row(args, partials, sweep, r, out, lse);
+        finish_row(args, partials, sweep, kv, r, out, lse);
       }
     }
   }
 
   template <class T>
-  void finish_row(const AttentionArgs& args, float* partials, int64_t sweep, int64_t r, T* out,
-                  float* lse) const {
+  void finish_row(const AttentionArgs& args, float* partials, int64_t sweep, int64_t kv, int64_t r,
+                  T* out, float* lse) const {
     const int64_t max_at = cut_.max_at;
     float* first = nullptr;  // of the pieces that have keys
     float max = 0, sum = 0;
     for (int64_t piece = 0; piece < cut_.pieces; ++piece) {
       const DecodeTask task = task_of(args, partials, sweep, piece);
       if (task.keys.begin >= task.keys.end) continue;
-      float* const part = task.partial + r * task.stride;
+      float* const part = task.result(kv, r);
       // A piece of whose keys this query sees none has a maximum of -infinity and a sum of 0.
       if (part[max_at + 1] == 0.0f) continue;
       if (!first) {
@@ -135,6 +141,14 @@ DecodeCut::DecodeCut(const AttentionProblem& p)
   piece = std::max(kLeastPiece, ceil_div(ceil_div(p.tk, most), kDecodeBlock) * kDecodeBlock);
   pieces = ceil_div(p.tk, piece);
   rows = p.heads / p.kv_heads * queries;
+  const auto element = static_cast<int64_t>(dtype_size(p.kv_dtype.value_or(p.dtype)));
+  const int64_t block = kDecodeBlock * (p.head_dim + p.value_dim) * element;
+  const int64_t side_by_side =
+      p.k.head < p.k.token && p.v.head < p.v.token
+          ? std::min(kMostBlockBytes / block, kMostQueries / (rows * p.head_dim))
+          : 1;
+  kv_heads = std::clamp<int64_t>(side_by_side, 1, p.kv_heads);
+  head_tasks = ceil_div(p.kv_heads, kv_heads);
   max_at = ceil_div(p.value_dim, 32) * 32;
   partial = max_at + 16;
 }

@@ -32,6 +32,8 @@ struct DecodeCut {
 
   int64_t queries;      // of a task, at most
   int64_t query_tasks;  // in a sequence
+  int64_t kv_heads;     // of a task, at most: those whose rows lie side by side
+  int64_t head_tasks;   // in a sequence
   int64_t piece;        // keys of a task, whole blocks
   int64_t pieces;       // in a sequence
   int64_t rows;         // queries of all heads of a group, in one task, at most
@@ -39,26 +41,28 @@ struct DecodeCut {
   int64_t partial;      // floats that a task leaves for a row: values; maximum; sum
 };
 
-// Some queries of the kept heads of a group, and some keys, a range that is not empty.
+// Some queries of the kept heads of some groups, and some keys, a range that is not empty. kv
+// counts the key/value heads of the task, r the rows of one of them.
 struct DecodeTask {
   const AttentionProblem& problem;
   const AttentionArgs& args;
-  int64_t batch, kv_head;
+  int64_t batch, first_kv_head, kv_heads;
   int64_t first_query, queries;
-  int64_t heads;  // query heads, from kv_head's first one on
   KeyRange keys;
+  int64_t end;                        // of the keys that are read, by this task or those after it
   KeyRange of_query[kDecodeQueries];  // what each query sees
-  // [heads * queries][stride]: sums of exp2(score - maximum) v, then at max_at the maximum, as a
-  // power of two, and behind it the sum of exp2(score - maximum).
+  // [kv_heads][room][stride]: sums of exp2(score - base) v, then at max_at the base, as a power of
+  // two, and behind it the sum of exp2(score - base).
   float* partial;
-  int64_t stride, max_at;
+  int64_t room, stride, max_at;
 
-  int64_t rows() const { return heads * queries; }
-  int64_t head(int64_t r) const {
-    return kv_head * (problem.heads / problem.kv_heads) + r / queries;
-  }
+  int64_t group() const { return problem.heads / problem.kv_heads; }
+  // 0 where no head of the group is kept.
+  int64_t rows(int64_t kv) const { return kept_in_group(problem, first_kv_head + kv) * queries; }
+  int64_t head(int64_t kv, int64_t r) const { return (first_kv_head + kv) * group() + r / queries; }
   int64_t query(int64_t r) const { return first_query + r % queries; }
   const KeyRange& seen(int64_t r) const { return of_query[r % queries]; }
+  float* result(int64_t kv, int64_t r) const { return partial + (kv * room + r) * stride; }
 };
 
 using DecodeFunction = void (*)(const DecodeTask&, float* scratch);
@@ -87,27 +91,29 @@ inline bool mask_decode_row(const KeyRange& seen, int64_t first, int64_t keys, f
   return true;
 }
 
-// Where the rows of `keys` keys from `first` on stand; those of fewer than `width` elements are
-// copied to `room` and filled up with zeros. The last one stands for those that make a block.
+// Where the rows of `keys` keys from `first` on stand, of the task's first head. The last one
+// stands for those that make a block.
 template <class T>
 void find_rows(const DecodeTask& task, const CacheRows& from, int64_t first, int64_t keys,
-               int64_t dim, int64_t width, T* room, const T** at) {
+               const T** at) {
   for (int64_t i = 0; i < keys;) {
     const auto place = from.place(task.batch, first + i);
     const int64_t run = from.pages ? std::min(keys - i, from.page_tokens - place.token) : keys - i;
-    const std::byte* start = row(from.first, from.strides, place.batch, place.token, task.kv_head);
+    const std::byte* start =
+        row(from.first, from.strides, place.batch, place.token, task.first_kv_head);
     for (const int64_t end = i + run; i < end; ++i, start += from.strides.token)
       at[i] = reinterpret_cast<const T*>(start);
   }
-  if (dim < width) {
-    for (int64_t i = 0; i < keys; ++i, room += width) {
-      std::memcpy(static_cast<void*>(room), at[i], static_cast<size_t>(dim) * sizeof(T));
-      std::memset(static_cast<void*>(room + dim), 0, static_cast<size_t>(width - dim) * sizeof(T));
-      at[i] = room;
-    }
-  }
   for (int64_t i = keys; i < kDecodeBlock; ++i) at[i] = at[keys - 1];
 }
+
+// Rows of a head: elements from at[i] + offset on. ahead: those of the next block, or any.
+template <class T>
+struct DecodeKeys {
+  const T* const* at;
+  const T* const* ahead;
+  int64_t offset;
+};
 
 // Lines of memory of a row; ahead of their use, to the second cache, since what comes from far away
 // takes longer than the rows in between.
@@ -121,7 +127,8 @@ inline void fetch_ahead(const T* row, int64_t elements) {
 template <class T>
 class DecodeRows {
  public:
-  // at: room for two blocks of pointers.
+  // Rows of fewer than `width` elements are copied to `room`, filled up with zeros. at: room for
+  // two blocks of pointers.
   DecodeRows(const DecodeTask& task, const CacheRows& from, int64_t dim, int64_t width, T* room,
              float* at)
       : task_(task),
@@ -134,20 +141,28 @@ class DecodeRows {
 
   // Goes on to the keys from `first` on, where the block before ended.
   void go_on(int64_t first, int64_t keys) {
-    if (dim_ < width_ || first == task_.keys.begin)
-      find_rows(task_, from_, first, keys, dim_, width_, room_, now_);
+    keys_ = keys;
+    const int64_t begin = first + keys, count = std::min(kDecodeBlock, task_.end - begin);
+    if (first == task_.keys.begin || dim_ < width_)
+      find_rows(task_, from_, first, keys, now_);
     else
       std::swap(now_, next_);
-    const int64_t begin = first + keys;
-    const int64_t count = std::min(kDecodeBlock, task_.keys.end - begin);
-    ahead_ = now_;
-    if (dim_ < width_ || count <= 0) return;
-    find_rows(task_, from_, begin, count, dim_, width_, room_, next_);
-    ahead_ = next_;
+    known_ = dim_ == width_ && count > 0;
+    if (known_) find_rows(task_, from_, begin, count, next_);
   }
-  const T* const* rows() const { return now_; }
-  // Those of the next block; the same ones where they are not known.
-  const T* const* ahead() const { return ahead_; }
+
+  DecodeKeys<T> of(int64_t kv) {
+    const int64_t offset = kv * from_.strides.head / static_cast<int64_t>(sizeof(T));
+    if (dim_ == width_) return {now_, known_ ? next_ : now_, offset};
+    for (int64_t i = 0; i < kDecodeBlock; ++i) {
+      next_[i] = room_ + std::min(i, keys_ - 1) * width_;
+      if (i >= keys_) continue;
+      T* const to = room_ + i * width_;
+      std::memcpy(static_cast<void*>(to), now_[i] + offset, static_cast<size_t>(dim_) * sizeof(T));
+      std::memset(static_cast<void*>(to + dim_), 0, static_cast<size_t>(width_ - dim_) * sizeof(T));
+    }
+    return {next_, next_, 0};
+  }
 
  private:
   const DecodeTask& task_;
@@ -156,17 +171,18 @@ class DecodeRows {
   T* const room_;
   const T** now_;
   const T** next_;
-  const T* const* ahead_ = nullptr;
+  int64_t keys_ = 0;
+  bool known_ = false;  // the next block
 };
 
-// Their scales.
+// Their scales, of a head.
 inline void find_scales(const DecodeTask& task, const CacheRows& from, int64_t first, int64_t keys,
-                        float* to) {
+                        int64_t kv, float* to) {
   for (int64_t i = 0; i < keys;) {
     const auto place = from.place(task.batch, first + i);
     const int64_t run = from.pages ? std::min(keys - i, from.page_tokens - place.token) : keys - i;
     const float* start =
-        row(from.scales, from.scale_strides, place.batch, place.token, task.kv_head);
+        row(from.scales, from.scale_strides, place.batch, place.token, task.first_kv_head + kv);
     for (const int64_t end = i + run; i < end; ++i, start += from.scale_strides.token)
       to[i] = *start;
   }

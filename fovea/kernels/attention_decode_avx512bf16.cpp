@@ -1,7 +1,7 @@
-// Decoding with vdpbf16ps, for queries and a cache of bf16. Scores: four rows of K at a time become
-// vectors that hold the same pairs of four keys, a transposition within lanes of 128 bits only; the
-// four lanes of a result are joined at its end. P V: pairs of rows of V, interleaved within the
-// same lanes, whose order is undone when a piece is done.
+// Decoding with vdpbf16ps, for queries and a cache of bf16. Scores: a vector holds sixteen elements
+// of two rows of K, as they stand; the eight parts of a score are joined when sixteen keys are
+// done. P V: pairs of rows of V, interleaved within lanes of 128 bits, whose order is undone when a
+// piece is done.
 #include "fovea/kernels/attention_decode.h"
 
 #include <cmath>
@@ -16,16 +16,17 @@ namespace {
 
 constexpr int64_t whole_pairs(int64_t n) { return (n + 31) / 32 * 32; }
 
+constexpr int64_t whole_fours(int64_t n) { return (n + 3) / 4 * 4; }
+
 // Where one worker's scratch holds what, in floats.
 struct Layout {
   explicit Layout(const AttentionProblem& p) {
-    const int64_t rows = (DecodeCut(p).rows + 3) / 4 * 4;
+    const DecodeCut cut(p);
     ScratchPieces scratch;
-    q = scratch.take(rows * 2 * whole_pairs(p.head_dim));
-    sums = scratch.take(4 * kDecodeBlock * 4);
-    scores = scratch.take(kDecodeBlock);
-    powers = scratch.take(rows * kDecodeBlock / 2);
-    rescale = scratch.take(rows);
+    q = scratch.take(cut.kv_heads * whole_fours(cut.rows) * whole_pairs(p.head_dim));
+    sums = scratch.take(cut.kv_heads * cut.rows * 16);
+    scores = scratch.take(4 * kDecodeBlock);
+    powers = scratch.take(4 * kDecodeBlock / 2);
     k_at = scratch.take(4 * kDecodeBlock);
     v_at = scratch.take(4 * kDecodeBlock);
     k = scratch.take(kDecodeBlock * whole_pairs(p.head_dim) / 2);
@@ -33,13 +34,11 @@ struct Layout {
     total = scratch.used();
   }
 
-  // Of four rows together, of each 32 elements four vectors a row; the i-th holds pairs i, 4 + i,
-  // 8 + i, 12 + i, each four times.
+  // Of four rows together, of each 16 elements a vector a row: eight pairs, twice.
   int64_t q;
-  int64_t sums;     // four lanes of four keys each, for four rows
-  int64_t scores;   // of one row
-  int64_t powers;   // bf16, [rows][kDecodeBlock]
-  int64_t rescale;  // of each row, from the previous maximum to this one
+  int64_t sums;    // of each row's powers, in 16 lanes
+  int64_t scores;  // of four rows
+  int64_t powers;  // bf16, of four rows
   int64_t k_at, v_at;
   int64_t k, v;  // rows filled up with zeros to 32 elements, where they are not that
   int64_t total;
@@ -58,63 +57,85 @@ using short_bf16::kLog2E;
 using short_bf16::Whole;
 
 constexpr int kRowsAtOnce = 4;
+// A row's base is raised when a score exceeds it by so much, as a power of two: powers stay small
+// enough for sums in f32, and almost no block has to rescale what stands.
+constexpr float kSlack = 8;
 
-// Rows of four keys, 32 elements each: x[i] becomes pairs i, 4 + i, 8 + i, 12 + i of the four keys.
-inline void transpose_lanes(__m512i (&x)[4]) {
-  const __m512i a = _mm512_maskz_unpacklo_epi32(0xffff, x[0], x[1]);
-  const __m512i b = _mm512_maskz_unpackhi_epi32(0xffff, x[0], x[1]);
-  const __m512i c = _mm512_maskz_unpacklo_epi32(0xffff, x[2], x[3]);
-  const __m512i d = _mm512_maskz_unpackhi_epi32(0xffff, x[2], x[3]);
-  x[0] = _mm512_maskz_unpacklo_epi64(0xff, a, c);
-  x[1] = _mm512_maskz_unpackhi_epi64(0xff, a, c);
-  x[2] = _mm512_maskz_unpacklo_epi64(0xff, b, d);
-  x[3] = _mm512_maskz_unpackhi_epi64(0xff, b, d);
-}
-
-// Scores of eight keys and kRows queries, four lanes of each that are still to be added.
-template <int kRows>
-inline void score_tile(const bf16* const* k, const uint32_t* q, int64_t dim, float* sums) {
-  __m512 sum[kRows][2];
-#pragma GCC unroll 4
-  for (int r = 0; r < kRows; ++r) sum[r][0] = sum[r][1] = _mm512_setzero_ps();
-  for (int64_t c = 0; c < dim; c += 32, q += 4 * 64) {
-    __m512i x[2][4];
-#pragma GCC unroll 2
-    for (int g = 0; g < 2; ++g) {
-#pragma GCC unroll 4
-      for (int i = 0; i < 4; ++i) x[g][i] = _mm512_loadu_si512(k[4 * g + i] + c);
-      transpose_lanes(x[g]);
-    }
-#pragma GCC unroll 4
-    for (int i = 0; i < 4; ++i) {
-#pragma GCC unroll 4
-      for (int r = 0; r < kRows; ++r) {
-        const __m512i y = _mm512_load_si512(q + 16 * (4 * i + r));
-        sum[r][0] = Whole::dot(sum[r][0], x[0][i], y);
-        sum[r][1] = Whole::dot(sum[r][1], x[1][i], y);
-      }
-    }
-  }
-#pragma GCC unroll 4
-  for (int r = 0; r < kRows; ++r) {
-    _mm512_store_ps(sums + r * 4 * kDecodeBlock, sum[r][0]);
-    _mm512_store_ps(sums + r * 4 * kDecodeBlock + 16, sum[r][1]);
-  }
-}
-
-template <int kRows>
-[[gnu::noinline]] void score_block(const bf16* const* k, const bf16* const* ahead, int64_t keys,
-                                   const uint32_t* q, int64_t dim, float* sums) {
-  for (int64_t j = 0; j < keys; j += 8) {
-#pragma GCC unroll 8
-    for (int64_t i = j; i < j + 8; ++i) fetch_ahead(ahead[i], dim);
-    score_tile<kRows>(k + j, q, dim, sums + 4 * j);
-  }
-}
-
+// Eight elements of a lane of 128 bits each: the sums of two lanes, of two keys and two more.
 inline __m512 halves(__m512 a, __m512 b) {
   return _mm512_add_ps(_mm512_maskz_shuffle_f32x4(0xffff, a, b, 0x88),
                        _mm512_maskz_shuffle_f32x4(0xffff, a, b, 0xdd));
+}
+inline __m512 pairs_joined(__m512 a, __m512 b) {
+  return _mm512_add_ps(_mm512_maskz_unpacklo_ps(0xffff, a, b),
+                       _mm512_maskz_unpackhi_ps(0xffff, a, b));
+}
+inline __m512 singles_joined(__m512 a, __m512 b) {
+  return (__m512)_mm512_add_ps((__m512)_mm512_maskz_unpacklo_pd(0xff, (__m512d)a, (__m512d)b),
+                               (__m512)_mm512_maskz_unpackhi_pd(0xff, (__m512d)a, (__m512d)b));
+}
+
+// Sixteen elements of two keys.
+inline __m512i two_keys(const bf16* a, const bf16* b) {
+  return _mm512_maskz_inserti64x4(
+      0xff, _mm512_castsi256_si512(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(a))),
+      _mm256_loadu_si256(reinterpret_cast<const __m256i*>(b)), 1);
+}
+
+// Scores of kRows queries with keys j, 4 + j, 8 + j, 12 + j and those one behind them: lane j / 4
+// of the result holds two parts of each of its two.
+template <int kRows>
+inline void score_tile(const bf16* const* k, int64_t offset, const uint32_t* q, int64_t dim,
+                       __m512 (&joined)[kRows]) {
+  __m512 sum[kRows][4];
+#pragma GCC unroll 4
+  for (int r = 0; r < kRows; ++r)
+#pragma GCC unroll 4
+    for (int g = 0; g < 4; ++g) sum[r][g] = _mm512_setzero_ps();
+  const bf16* at[8];
+#pragma GCC unroll 8
+  for (int i = 0; i < 8; ++i) at[i] = k[i / 2 * 4 + i % 2] + offset;
+  for (int64_t c = 0; c < dim; c += 16, q += 4 * 16) {
+    __m512i x[4];
+#pragma GCC unroll 4
+    for (int g = 0; g < 4; ++g)
+      x[g] = two_keys(at[g % 2 * 4 + g / 2] + c, at[g % 2 * 4 + 2 + g / 2] + c);
+#pragma GCC unroll 4
+    for (int r = 0; r < kRows; ++r) {
+      const __m512i y = _mm512_load_si512(q + 16 * r);
+#pragma GCC unroll 4
+      for (int g = 0; g < 4; ++g) sum[r][g] = Whole::dot(sum[r][g], x[g], y);
+    }
+  }
+#pragma GCC unroll 4
+  for (int r = 0; r < kRows; ++r)
+    joined[r] = pairs_joined(halves(sum[r][0], sum[r][1]), halves(sum[r][2], sum[r][3]));
+}
+
+// Scores of kRows queries, times factor, in the order of keys: [kRows][kDecodeBlock]; most: their
+// largest ones of each lane.
+template <int kRows>
+[[gnu::noinline]] void score_block(const DecodeKeys<bf16>& k, int64_t keys, const uint32_t* q,
+                                   int64_t dim, float factor, float* scores, float* most) {
+  const __m512 times = _mm512_set1_ps(factor);
+  __m512 largest[kRows];
+#pragma GCC unroll 4
+  for (int r = 0; r < kRows; ++r) largest[r] = _mm512_set1_ps(-HUGE_VALF);
+  for (int64_t j = 0; j < keys; j += 16) {
+#pragma GCC unroll 8
+    for (int64_t i = j; i < j + 16; ++i) fetch_ahead(k.ahead[i] + k.offset, dim);
+    __m512 a[kRows], b[kRows];
+    score_tile<kRows>(k.at + j, k.offset, q, dim, a);
+    score_tile<kRows>(k.at + j + 2, k.offset, q, dim, b);
+#pragma GCC unroll 4
+    for (int r = 0; r < kRows; ++r) {
+      const __m512 x = _mm512_mul_ps(singles_joined(a[r], b[r]), times);
+      Whole::store(scores + r * kDecodeBlock + j, x);
+      largest[r] = Whole::max(largest[r], x);
+    }
+  }
+#pragma GCC unroll 4
+  for (int r = 0; r < kRows; ++r) Whole::store(most + 16 * r, largest[r]);
 }
 
 inline float largest_lane(__m512 x) {
@@ -130,17 +151,34 @@ inline float sum_of_lanes(__m512 x) {
   return _mm512_cvtss_f32(_mm512_add_ps(x, _mm512_maskz_permute_ps(0xffff, x, 0xb1)));
 }
 
-// The four lanes of four keys each, added: the scores of sixteen keys.
-inline __m512 joined(const float* sums) {
-  return halves(halves(Whole::load(sums), Whole::load(sums + 16)),
-                halves(Whole::load(sums + 32), Whole::load(sums + 48)));
+// Scores of `whole` keys, a multiple of 16, become powers in bf16; gives what is to be added to the
+// sum.
+template <int kDegree>
+inline __m512 powers_of(const float* s, int64_t whole, __m512 base, bf16* powers) {
+  const auto power = [&](int64_t j) {
+    return short_bf16::exp2<Whole, kDegree>(_mm512_sub_ps(Whole::load(s + j), base));
+  };
+  __m512 even = _mm512_setzero_ps(), odd = even;
+  int64_t j = 0;
+  for (; j + 32 <= whole; j += 32) {
+    const __m512 a = power(j), b = power(j + 16);
+    even = _mm512_add_ps(even, a);
+    odd = _mm512_add_ps(odd, b);
+    _mm512_store_si512(powers + j, avx512_bf16::narrow(a, b));
+  }
+  if (j < whole) {
+    const __m512 a = power(j);
+    even = _mm512_add_ps(even, a);
+    _mm512_store_si512(powers + j, avx512_bf16::narrow(a, _mm512_setzero_ps()));
+  }
+  return _mm512_add_ps(even, odd);
 }
 
 // O = rescale O + P V for kRows queries and 32 kPairs columns; out: in the order of the lanes.
 template <int kRows, int kPairs>
-[[gnu::noinline]] void value_tile(const bf16* const* v, const bf16* const* ahead, int64_t keys,
-                                  int64_t column, const std::byte* powers, const float* rescale,
-                                  float* out, int64_t stride) {
+[[gnu::noinline]] void value_tile(const DecodeKeys<bf16>& v, int64_t keys, int64_t column,
+                                  const std::byte* powers, const float* rescale, float* out,
+                                  int64_t stride) {
   __m512 sum[kRows][2 * kPairs];
 #pragma GCC unroll 4
   for (int r = 0; r < kRows; ++r) {
@@ -149,10 +187,11 @@ template <int kRows, int kPairs>
     for (int c = 0; c < 2 * kPairs; ++c)
       sum[r][c] = _mm512_mul_ps(Whole::load(out + r * stride + column + 16 * c), factor);
   }
+  const int64_t offset = v.offset + column;
   for (int64_t j = 0; j < keys; j += 2) {
-    const bf16 *even = v[j] + column, *odd = v[j + 1] + column;
-    fetch_ahead(ahead[j] + column, 32 * kPairs);
-    fetch_ahead(ahead[j + 1] + column, 32 * kPairs);
+    const bf16 *even = v.at[j] + offset, *odd = v.at[j + 1] + offset;
+    fetch_ahead(v.ahead[j] + offset, 32 * kPairs);
+    fetch_ahead(v.ahead[j + 1] + offset, 32 * kPairs);
     __m512i x[2 * kPairs];
 #pragma GCC unroll 2
     for (int c = 0; c < kPairs; ++c) {
@@ -182,7 +221,6 @@ class Decode {
         p_(task.problem),
         layout_(p_),
         scratch_(scratch),
-        rows_(task.rows()),
         k_width_(whole_pairs(p_.head_dim)),
         v_width_(whole_pairs(p_.value_dim)),
         factor_(static_cast<float>(p_.scale) * kLog2E),
@@ -192,119 +230,121 @@ class Decode {
            reinterpret_cast<bf16*>(scratch + layout_.v), scratch + layout_.v_at) {}
 
   void run() {
-    start();
+    for_rows([&](int64_t kv, int64_t r) { start(kv, r); });
     for (int64_t j = task_.keys.begin; j < task_.keys.end; j += kDecodeBlock)
       block(j, std::min(kDecodeBlock, task_.keys.end - j));
-    in_order();
+    for_rows([&](int64_t kv, int64_t r) { finish(kv, r); });
   }
 
  private:
-  // Of four rows from r on.
-  uint32_t* queries(int64_t r) const {
-    return reinterpret_cast<uint32_t*>(scratch_ + layout_.q) + r * 2 * k_width_;
+  // A block's keys of one head.
+  struct Part {
+    DecodeKeys<bf16> k, v;
+    int64_t kv, first, keys;
+  };
+
+  template <class F>
+  void for_rows(const F& f) const {
+    for (int64_t kv = 0; kv < task_.kv_heads; ++kv)
+      for (int64_t r = 0; r < task_.rows(kv); ++r) f(kv, r);
   }
 
-  void start() const {
-    for (int64_t r = 0; r < rows_; ++r) {
-      const bf16* from = row(static_cast<const bf16*>(task_.args.q), p_.q, task_.batch,
-                             task_.query(r), task_.head(r));
-      uint32_t* to = queries(r / 4 * 4) + r % 4 * 16;
-      for (int64_t c = 0; c < k_width_; c += 32, to += 4 * 64) {
-        const __m512i x = avx512_bf16::load32(from + c, p_.head_dim - c);
-        _mm512_store_si512(to, _mm512_maskz_shuffle_epi32(0xffff, x, _MM_PERM_AAAA));
-        _mm512_store_si512(to + 64, _mm512_maskz_shuffle_epi32(0xffff, x, _MM_PERM_BBBB));
-        _mm512_store_si512(to + 128, _mm512_maskz_shuffle_epi32(0xffff, x, _MM_PERM_CCCC));
-        _mm512_store_si512(to + 192, _mm512_maskz_shuffle_epi32(0xffff, x, _MM_PERM_DDDD));
-      }
-      float* out = task_.partial + r * task_.stride;
-      std::fill(out, out + task_.max_at, 0.0f);
-      out[task_.max_at] = -HUGE_VALF;
-      out[task_.max_at + 1] = 0;
+  // Of four rows from r on.
+  uint32_t* queries(int64_t kv, int64_t r) const {
+    return reinterpret_cast<uint32_t*>(scratch_ + layout_.q) +
+           (kv * whole_fours(task_.room) + r) * k_width_;
+  }
+  float* sums(int64_t kv, int64_t r) const {
+    return scratch_ + layout_.sums + (kv * task_.room + r) * 16;
+  }
+
+  void start(int64_t kv, int64_t r) const {
+    const bf16* from = row(static_cast<const bf16*>(task_.args.q), p_.q, task_.batch,
+                           task_.query(r), task_.head(kv, r));
+    uint32_t* to = queries(kv, r / 4 * 4) + r % 4 * 16;
+    for (int64_t c = 0; c < k_width_; c += 32, to += 2 * 64) {
+      const __m512i x = avx512_bf16::load32(from + c, p_.head_dim - c);
+      _mm512_store_si512(to, _mm512_maskz_shuffle_i64x2(0xff, x, x, 0x44));
+      _mm512_store_si512(to + 64, _mm512_maskz_shuffle_i64x2(0xff, x, x, 0xee));
     }
+    float* out = task_.result(kv, r);
+    std::fill(out, out + task_.max_at, 0.0f);
+    out[task_.max_at] = -HUGE_VALF;
+    Whole::store(sums(kv, r), Whole::zero());
   }
 
   void block(int64_t first, int64_t keys) {
     k_.go_on(first, keys);
     v_.go_on(first, keys);
-    int64_t r = 0;
-    for (; r + kRowsAtOnce <= rows_; r += kRowsAtOnce) rows<kRowsAtOnce>(r, first, keys);
-    if (rows_ - r == 3) rows<3>(r, first, keys);
-    if (rows_ - r == 2) rows<2>(r, first, keys);
-    if (rows_ - r == 1) rows<1>(r, first, keys);
+    for (int64_t kv = 0; kv < task_.kv_heads; ++kv) {
+      const int64_t rows = task_.rows(kv);
+      const Part part{k_.of(kv), v_.of(kv), kv, first, keys};
+      int64_t r = 0;
+      for (; r + kRowsAtOnce <= rows; r += kRowsAtOnce) some<kRowsAtOnce>(part, r);
+      if (rows - r == 3) some<3>(part, r);
+      if (rows - r == 2) some<2>(part, r);
+      if (rows - r == 1) some<1>(part, r);
+    }
   }
 
   template <int kRows>
-  [[gnu::noinline]] void rows(int64_t r, int64_t first, int64_t keys) const {
-    float* const sums = scratch_ + layout_.sums;
-    score_block<kRows>(k_.rows(), k_.ahead(), keys, queries(r), k_width_, sums);
-    for (int64_t i = 0; i < kRows; ++i) {
-      // Powers that are rounded to bf16 at once need few digits; the log-sum-exp shall have more.
-      if (p_.want_lse)
-        softmax<5>(r + i, first, keys, sums + i * 4 * kDecodeBlock);
-      else
-        softmax<3>(r + i, first, keys, sums + i * 4 * kDecodeBlock);
-    }
-    const auto* powers =
-        reinterpret_cast<const std::byte*>(scratch_ + layout_.powers + r * kDecodeBlock / 2);
-    const float* rescale = scratch_ + layout_.rescale + r;
-    float* out = task_.partial + r * task_.stride;
+  [[gnu::noinline]] void some(const Part& part, int64_t r) const {
+    float* const scores = scratch_ + layout_.scores;
+    auto* const powers = reinterpret_cast<bf16*>(scratch_ + layout_.powers);
+    float most[kRows * 16] __attribute__((aligned(64)));
+    float rescale[kRows];
+    score_block<kRows>(part.k, part.keys, queries(part.kv, r), k_width_, factor_, scores, most);
+    for (int64_t i = 0; i < kRows; ++i)
+      rescale[i] =
+          softmax(part, r + i, most + 16 * i, scores + i * kDecodeBlock, powers + i * kDecodeBlock);
+    float* out = task_.result(part.kv, r);
+    const auto* from = reinterpret_cast<const std::byte*>(powers);
     int64_t c = 0;
     for (; c + 64 <= v_width_; c += 64)
-      value_tile<kRows, 2>(v_.rows(), v_.ahead(), keys, c, powers, rescale, out, task_.stride);
-    if (c < v_width_)
-      value_tile<kRows, 1>(v_.rows(), v_.ahead(), keys, c, powers, rescale, out, task_.stride);
+      value_tile<kRows, 2>(part.v, part.keys, c, from, rescale, out, task_.stride);
+    if (c < v_width_) value_tile<kRows, 1>(part.v, part.keys, c, from, rescale, out, task_.stride);
   }
 
-  // Sums become powers, rounded to bf16; the row's maximum, sum and rescale follow.
-  template <int kDegree>
-  void softmax(int64_t r, int64_t first, int64_t keys, const float* sums) const {
-    const __m512 factor = _mm512_set1_ps(factor_);
-    float* const s = scratch_ + layout_.scores;
-    const int64_t whole = padded(keys);
-    __m512 largest = _mm512_set1_ps(-HUGE_VALF);
-    for (int64_t j = 0; j < whole; j += 16) {
-      const __m512 x = _mm512_mul_ps(joined(sums + 4 * j), factor);
-      largest = Whole::max(largest, x);
-      Whole::store(s + j, x);
-    }
-    if (mask_decode_row(task_.seen(r), first, keys, s)) {
+  // The scores of one row become powers, rounded to bf16; gives by what earlier ones are to be
+  // scaled. most: the largest scores of each lane.
+  float softmax(const Part& part, int64_t r, const float* most, float* scores, bf16* powers) const {
+    const int64_t whole = padded(part.keys);
+    __m512 largest = Whole::load(most);
+    if (mask_decode_row(task_.seen(r), part.first, part.keys, scores)) {
       largest = _mm512_set1_ps(-HUGE_VALF);
-      for (int64_t j = 0; j < whole; j += 16) largest = Whole::max(largest, Whole::load(s + j));
+      for (int64_t j = 0; j < whole; j += 16)
+        largest = Whole::max(largest, Whole::load(scores + j));
     }
-    float* const state = task_.partial + r * task_.stride + task_.max_at;
-    const float max = std::max(state[0], largest_lane(largest));
-    const __m512 base = _mm512_set1_ps(max == -HUGE_VALF ? 0.0f : max);
-    const float rescale =
-        _mm512_cvtss_f32(short_bf16::exp2<Whole, 5>(_mm512_sub_ps(_mm512_set1_ps(state[0]), base)));
-    auto* const powers = reinterpret_cast<bf16*>(scratch_ + layout_.powers + r * kDecodeBlock / 2);
-    __m512 even_sum = _mm512_setzero_ps(), odd_sum = _mm512_setzero_ps();
-    for (int64_t j = 0; j < whole; j += 32) {
-      const __m512 a = short_bf16::exp2<Whole, kDegree>(_mm512_sub_ps(Whole::load(s + j), base));
-      const __m512 b =
-          j + 16 < whole
-              ? short_bf16::exp2<Whole, kDegree>(_mm512_sub_ps(Whole::load(s + j + 16), base))
-              : _mm512_setzero_ps();
-      even_sum = _mm512_add_ps(even_sum, a);
-      odd_sum = _mm512_add_ps(odd_sum, b);
-      _mm512_store_si512(powers + j, avx512_bf16::narrow(a, b));
+    float* const base = task_.result(part.kv, r) + task_.max_at;
+    float* const sum = sums(part.kv, r);
+    float rescale = 1;
+    if (_mm512_cmp_ps_mask(largest, _mm512_set1_ps(*base + kSlack), _CMP_GT_OQ)) {
+      const float max = std::max(*base, largest_lane(largest));
+      const __m512 factor =
+          short_bf16::exp2<Whole, 5>(_mm512_sub_ps(_mm512_set1_ps(*base), _mm512_set1_ps(max)));
+      Whole::store(sum, _mm512_mul_ps(Whole::load(sum), factor));
+      rescale = _mm512_cvtss_f32(factor);
+      *base = max;
     }
-    state[0] = max;
-    state[1] = state[1] * rescale + sum_of_lanes(_mm512_add_ps(even_sum, odd_sum));
-    scratch_[layout_.rescale + r] = rescale;
+    const __m512 from = _mm512_set1_ps(*base == -HUGE_VALF ? 0.0f : *base);
+    // Powers that are rounded to bf16 at once need few digits; the log-sum-exp shall have more.
+    const __m512 more = p_.want_lse ? powers_of<5>(scores, whole, from, powers)
+                                    : powers_of<3>(scores, whole, from, powers);
+    Whole::store(sum, _mm512_add_ps(Whole::load(sum), more));
+    return rescale;
   }
 
-  // Of 32 columns the first vector held the first and the third four of each eight lanes, the
-  // second one the others.
-  void in_order() const {
+  void finish(int64_t kv, int64_t r) const {
+    float* const out = task_.result(kv, r);
+    out[task_.max_at + 1] = sum_of_lanes(Whole::load(sums(kv, r)));
+    // Of 32 columns the first vector held the first and the third four of each eight lanes, the
+    // second one the others.
     const __m512i low = _mm512_setr_epi64(0, 1, 8, 9, 2, 3, 10, 11);
     const __m512i high = _mm512_setr_epi64(4, 5, 12, 13, 6, 7, 14, 15);
-    for (int64_t r = 0; r < rows_; ++r) {
-      float* out = task_.partial + r * task_.stride;
-      for (int64_t c = 0; c < v_width_; c += 32) {
-        const __m512i a = _mm512_load_si512(out + c), b = _mm512_load_si512(out + c + 16);
-        _mm512_store_si512(out + c, _mm512_permutex2var_epi64(a, low, b));
-        _mm512_store_si512(out + c + 16, _mm512_permutex2var_epi64(a, high, b));
-      }
+    for (int64_t c = 0; c < v_width_; c += 32) {
+      const __m512i a = _mm512_load_si512(out + c), b = _mm512_load_si512(out + c + 16);
+      _mm512_store_si512(out + c, _mm512_permutex2var_epi64(a, low, b));
+      _mm512_store_si512(out + c + 16, _mm512_permutex2var_epi64(a, high, b));
     }
   }
 
@@ -312,7 +352,7 @@ class Decode {
   const AttentionProblem& p_;
   const Layout layout_;
   float* const scratch_;
-  const int64_t rows_, k_width_, v_width_;
+  const int64_t k_width_, v_width_;
   const float factor_;
   DecodeRows<bf16> k_, v_;
 };

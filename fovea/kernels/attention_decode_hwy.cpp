@@ -19,9 +19,10 @@ namespace {
 // Where one worker's scratch holds what, in floats.
 struct DecodeLayout {
   explicit DecodeLayout(const AttentionProblem& p) {
-    const int64_t rows = DecodeCut(p).rows;
+    const DecodeCut cut(p);
+    const int64_t rows = cut.rows;
     ScratchPieces scratch;
-    q = scratch.take(rows * padded(p.head_dim));
+    q = scratch.take(cut.kv_heads * rows * padded(p.head_dim));
     sums = scratch.take(4 * kDecodeBlock * 4);  // kDecodeBlock / 4 vectors of 16
     scores = scratch.take(rows * kDecodeBlock);
     rescale = scratch.take(rows);
@@ -34,7 +35,7 @@ struct DecodeLayout {
     total = scratch.used();
   }
 
-  int64_t q;        // times scale log2(e)
+  int64_t q;        // [kv_heads][rows], times scale log2(e)
   int64_t sums;     // four lanes of each key's products, for four rows
   int64_t scores;   // [rows][kDecodeBlock], then the powers
   int64_t rescale;  // of each row, from the previous maximum to this one
@@ -55,6 +56,7 @@ namespace HWY_NAMESPACE {
 namespace {
 
 using attention_detail::CacheRows;
+using attention_detail::DecodeKeys;
 using attention_detail::DecodeLayout;
 using attention_detail::DecodeTask;
 using attention_detail::kDecodeBlock;
@@ -77,8 +79,8 @@ HWY_INLINE Vec load_cached(const T* p) {
 // Of four keys and kRows queries: vectors that hold, for each key, as many partial sums as a vector
 // has blocks of four lanes.
 template <class T, int kRows>
-HWY_INLINE void score_tile(const T* const* k, const float* HWY_RESTRICT q, int64_t q_stride,
-                           int64_t dim, float* HWY_RESTRICT sums) {
+HWY_INLINE void score_tile(const T* const* k, int64_t offset, const float* HWY_RESTRICT q,
+                           int64_t q_stride, int64_t dim, float* HWY_RESTRICT sums) {
   const F32 d;
   Vec sum[kRows][4];
   FOVEA_UNROLL
@@ -86,7 +88,7 @@ HWY_INLINE void score_tile(const T* const* k, const float* HWY_RESTRICT q, int64
     FOVEA_UNROLL
     for (int i = 0; i < 4; ++i) sum[r][i] = hn::Zero(d);
   }
-  const T *k0 = k[0], *k1 = k[1], *k2 = k[2], *k3 = k[3];
+  const T *k0 = k[0] + offset, *k1 = k[1] + offset, *k2 = k[2] + offset, *k3 = k[3] + offset;
   for (int64_t c = 0; c < dim; c += kLanes) {
     const Vec x0 = load_cached(k0 + c), x1 = load_cached(k1 + c);
     const Vec x2 = load_cached(k2 + c), x3 = load_cached(k3 + c);
@@ -108,7 +110,7 @@ HWY_INLINE void score_tile(const T* const* k, const float* HWY_RESTRICT q, int64
 
 // O[row][c] = rescale[row] O[row][c] + sum over keys of P[row][key] V[key][c], for kVecs vectors.
 template <class T, int kRows, int kVecs>
-HWY_INLINE void value_tile(const T* const* v, const T* const* ahead, int64_t keys, int64_t column,
+HWY_INLINE void value_tile(const DecodeKeys<T>& v, int64_t keys, int64_t column,
                            const float* HWY_RESTRICT p, const float* HWY_RESTRICT rescale,
                            float* HWY_RESTRICT out, int64_t stride) {
   const F32 d;
@@ -120,9 +122,10 @@ HWY_INLINE void value_tile(const T* const* v, const T* const* ahead, int64_t key
     for (int c = 0; c < kVecs; ++c)
       sum[r][c] = hn::Mul(hn::Load(d, out + r * stride + column + c * kLanes), factor);
   }
+  const int64_t offset = v.offset + column;
   for (int64_t j = 0; j < keys; ++j) {
-    const T* from = v[j] + column;
-    attention_detail::fetch_ahead(ahead[j] + column, kVecs * kLanes);
+    const T* from = v.at[j] + offset;
+    attention_detail::fetch_ahead(v.ahead[j] + offset, kVecs * kLanes);
     Vec x[kVecs];
     FOVEA_UNROLL
     for (int c = 0; c < kVecs; ++c) x[c] = load_cached(from + c * kLanes);
@@ -148,7 +151,6 @@ class Decode {
         p_(task.problem),
         layout_(p_),
         scratch_(scratch),
-        rows_(task.rows()),
         k_rows_(attention_detail::cached_keys(p_, task.args)),
         v_rows_(attention_detail::cached_values(p_, task.args)),
         k_(task, k_rows_, p_.head_dim, whole_vectors(p_.head_dim),
@@ -167,23 +169,29 @@ class Decode {
     const F32 d;
     const int64_t width = whole_vectors(p_.head_dim);
     const float factor = static_cast<float>(p_.scale * kLog2E);
-    for (int64_t r = 0; r < rows_; ++r) {
-      float* to = scratch_ + layout_.q + r * width;
-      if (p_.dtype == DType::f32)
-        query<float>(r, factor, to);
-      else
-        query<bf16>(r, factor, to);
-      float* out = task_.partial + r * task_.stride;
-      for (int64_t c = 0; c < task_.max_at; c += kLanes) hn::Store(hn::Zero(d), d, out + c);
-      out[task_.max_at] = -HUGE_VALF;
-      out[task_.max_at + 1] = 0;
+    for (int64_t kv = 0; kv < task_.kv_heads; ++kv) {
+      for (int64_t r = 0; r < task_.rows(kv); ++r) {
+        float* to = queries(kv) + r * width;
+        if (p_.dtype == DType::f32)
+          query<float>(kv, r, factor, to);
+        else
+          query<bf16>(kv, r, factor, to);
+        float* out = task_.result(kv, r);
+        for (int64_t c = 0; c < task_.max_at; c += kLanes) hn::Store(hn::Zero(d), d, out + c);
+        out[task_.max_at] = -HUGE_VALF;
+        out[task_.max_at + 1] = 0;
+      }
     }
   }
 
+  float* queries(int64_t kv) const {
+    return scratch_ + layout_.q + kv * task_.room * whole_vectors(p_.head_dim);
+  }
+
   template <class Q>
-  HWY_INLINE void query(int64_t r, float factor, float* to) const {
+  HWY_INLINE void query(int64_t kv, int64_t r, float factor, float* to) const {
     const Q* from = attention_detail::row(static_cast<const Q*>(task_.args.q), p_.q, task_.batch,
-                                          task_.query(r), task_.head(r));
+                                          task_.query(r), task_.head(kv, r));
     simd::for_columns(p_.head_dim, [&](int64_t c, auto n) HWY_ATTR {
       simd::store(hn::Mul(simd::get(from + c, n), hn::Set(F32(), factor)), to + c);
     });
@@ -192,44 +200,54 @@ class Decode {
   void block(int64_t first, int64_t keys) {
     k_.go_on(first, keys);
     v_.go_on(first, keys);
-    if constexpr (std::is_same_v<T, int8_t>) {
-      attention_detail::find_scales(task_, k_rows_, first, keys, scratch_ + layout_.k_scale);
-      attention_detail::find_scales(task_, v_rows_, first, keys, scratch_ + layout_.v_scale);
+    for (int64_t kv = 0; kv < task_.kv_heads; ++kv) {
+      if constexpr (std::is_same_v<T, int8_t>) {
+        attention_detail::find_scales(task_, k_rows_, first, keys, kv, scratch_ + layout_.k_scale);
+        attention_detail::find_scales(task_, v_rows_, first, keys, kv, scratch_ + layout_.v_scale);
+      }
+      const int64_t rows = task_.rows(kv);
+      const Part part{k_.of(kv), v_.of(kv), kv, first, keys};
+      int64_t r = 0;
+      for (; r + kRowsAtOnce <= rows; r += kRowsAtOnce) some<kRowsAtOnce>(part, r);
+      if (kRowsAtOnce > 3 && rows - r == 3) some<3>(part, r);
+      if (kRowsAtOnce > 2 && rows - r == 2) some<2>(part, r);
+      if (rows - r == 1) some<1>(part, r);
     }
-    int64_t r = 0;
-    for (; r + kRowsAtOnce <= rows_; r += kRowsAtOnce) rows<kRowsAtOnce>(r, first, keys);
-    if (kRowsAtOnce > 3 && rows_ - r == 3) rows<3>(r, first, keys);
-    if (kRowsAtOnce > 2 && rows_ - r == 2) rows<2>(r, first, keys);
-    if (rows_ - r == 1) rows<1>(r, first, keys);
   }
 
+  // A block's keys of one head.
+  struct Part {
+    DecodeKeys<T> k, v;
+    int64_t kv, first, keys;
+  };
+
   template <int kRows>
-  HWY_NOINLINE void rows(int64_t r, int64_t first, int64_t keys) const {
-    const int64_t width = whole_vectors(p_.head_dim);
+  HWY_NOINLINE void some(const Part& part, int64_t r) const {
+    const int64_t width = whole_vectors(p_.head_dim), keys = part.keys;
     float* const sums = scratch_ + layout_.sums;
     for (int64_t j = 0; j < keys; j += 4) {
-      for (int64_t i = j; i < j + 4; ++i) attention_detail::fetch_ahead(k_.ahead()[i], width);
-      score_tile<T, kRows>(k_.rows() + j, scratch_ + layout_.q + r * width, width, width,
+      for (int64_t i = j; i < j + 4; ++i)
+        attention_detail::fetch_ahead(part.k.ahead[i] + part.k.offset, width);
+      score_tile<T, kRows>(part.k.at + j, part.k.offset, queries(part.kv) + r * width, width, width,
                            sums + j / 4 * kLanes);
     }
-    for (int64_t i = 0; i < kRows; ++i) softmax(r + i, first, keys, sums + i * 4 * kDecodeBlock);
+    for (int64_t i = 0; i < kRows; ++i) softmax(part, r + i, sums + i * 4 * kDecodeBlock);
     const float* p = scratch_ + layout_.scores + r * kDecodeBlock;
     const float* rescale = scratch_ + layout_.rescale + r;
-    float* out = task_.partial + r * task_.stride;
+    float* out = task_.result(part.kv, r);
     const int64_t columns = whole_vectors(p_.value_dim);
     int64_t c = 0;
     for (; c + kVecsAtOnce * kLanes <= columns; c += kVecsAtOnce * kLanes)
-      value_tile<T, kRows, kVecsAtOnce>(v_.rows(), v_.ahead(), keys, c, p, rescale, out,
-                                        task_.stride);
+      value_tile<T, kRows, kVecsAtOnce>(part.v, keys, c, p, rescale, out, task_.stride);
     for (; c < columns; c += kLanes)
-      value_tile<T, kRows, 1>(v_.rows(), v_.ahead(), keys, c, p, rescale, out, task_.stride);
+      value_tile<T, kRows, 1>(part.v, keys, c, p, rescale, out, task_.stride);
   }
 
   // The scores of one row become powers; its maximum, sum and rescale follow.
-  HWY_INLINE void softmax(int64_t r, int64_t first, int64_t keys, const float* sums) const {
+  HWY_INLINE void softmax(const Part& part, int64_t r, const float* sums) const {
     const F32 d;
     float* const s = scratch_ + layout_.scores + r * kDecodeBlock;
-    const int64_t whole = whole_vectors(keys);
+    const int64_t whole = whole_vectors(part.keys);
     for (int64_t j = 0; j < whole; j += kLanes) {
       const float* at = sums + j / 4 * kLanes;
       Vec x = simd::join_fours([&](int64_t i) HWY_ATTR { return hn::Load(d, at + i * kLanes); },
@@ -238,10 +256,10 @@ class Decode {
         x = hn::Mul(x, hn::Load(d, scratch_ + layout_.k_scale + j));
       hn::Store(x, d, s + j);
     }
-    attention_detail::mask_decode_row(task_.seen(r), first, keys, s);
+    attention_detail::mask_decode_row(task_.seen(r), part.first, part.keys, s);
     Vec largest = hn::Set(d, -HUGE_VALF);
     for (int64_t j = 0; j < whole; j += kLanes) largest = hn::Max(largest, hn::Load(d, s + j));
-    float* const state = task_.partial + r * task_.stride + task_.max_at;
+    float* const state = task_.result(part.kv, r) + task_.max_at;
     const Vec old = hn::Set(d, state[0]);
     const Vec max = hn::Max(hn::MaxOfLanes(d, largest), old);
     const Vec base = simd::base_of(max);
@@ -263,7 +281,6 @@ class Decode {
   const AttentionProblem& p_;
   const DecodeLayout layout_;
   float* const scratch_;
-  const int64_t rows_;
   const CacheRows k_rows_, v_rows_;
   attention_detail::DecodeRows<T> k_, v_;
 };
