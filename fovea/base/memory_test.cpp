@@ -28,6 +28,14 @@ TEST(AvailableMemory, AControlGroupMayLeaveLess) {
 }
 
 // The kernel would hand out addresses for it, and kill the process when they are written to.
+TEST(AlignedBuffer, LargeOnesStartAHugePageAndAreTheirSizeToTheLastByte) {
+  AlignedBuffer large((size_t{5} << 20) + 100, "rows");
+  EXPECT_EQ(reinterpret_cast<uintptr_t>(large.data()) % (size_t{2} << 20), 0u);
+  for (std::byte& b : large.bytes()) b = std::byte{7};
+  EXPECT_EQ(large.data()[large.size() - 1], std::byte{7});
+  EXPECT_EQ(reinterpret_cast<uintptr_t>(AlignedBuffer(100, "row").data()) % 64, 0u);
+}
+
 TEST(AlignedBuffer, MoreThanTheMachineHasIsAnErrorThatSaysHowMuch) {
   const uint64_t available = available_memory();
   if (available == kUnknown) GTEST_SKIP() << "the system does not say how much memory it has";

@@ -85,8 +85,9 @@ inline __m512i two_keys(const bf16* a, const bf16* b) {
 // Scores of kRows queries with keys j, 4 + j, 8 + j, 12 + j and those one behind them: lane j / 4
 // of the result holds two parts of each of its two.
 template <int kRows>
-inline void score_tile(const bf16* const* k, int64_t offset, const uint32_t* q, int64_t dim,
-                       __m512 (&joined)[kRows]) {
+[[gnu::always_inline]] inline void score_tile(const DecodeKeys<bf16>& k, int64_t j,
+                                              const uint32_t* q, int64_t dim,
+                                              __m512 (&joined)[kRows]) {
   __m512 sum[kRows][4];
 #pragma GCC unroll 4
   for (int r = 0; r < kRows; ++r)
@@ -94,17 +95,24 @@ inline void score_tile(const bf16* const* k, int64_t offset, const uint32_t* q, 
     for (int g = 0; g < 4; ++g) sum[r][g] = _mm512_setzero_ps();
   const bf16* at[8];
 #pragma GCC unroll 8
-  for (int i = 0; i < 8; ++i) at[i] = k[i / 2 * 4 + i % 2] + offset;
-  for (int64_t c = 0; c < dim; c += 16, q += 4 * 16) {
-    __m512i x[4];
+  for (int i = 0; i < 8; ++i) at[i] = k.at[j + i / 2 * 4 + i % 2] + k.offset;
+  for (int64_t c = 0; c < dim; c += 32) {
+#pragma GCC unroll 8
+    for (int i = 0; i < 8; ++i)
+      __builtin_prefetch(k.ahead[j + i / 2 * 4 + i % 2] + k.offset + c, 0, 2);
+#pragma GCC unroll 2
+    for (int half = 0; half < 2; ++half, q += 4 * 16) {
+      __m512i x[4];
 #pragma GCC unroll 4
-    for (int g = 0; g < 4; ++g)
-      x[g] = two_keys(at[g % 2 * 4 + g / 2] + c, at[g % 2 * 4 + 2 + g / 2] + c);
+      for (int g = 0; g < 4; ++g)
+        x[g] = two_keys(at[g % 2 * 4 + g / 2] + c + 16 * half,
+                        at[g % 2 * 4 + 2 + g / 2] + c + 16 * half);
 #pragma GCC unroll 4
-    for (int r = 0; r < kRows; ++r) {
-      const __m512i y = _mm512_load_si512(q + 16 * r);
+      for (int r = 0; r < kRows; ++r) {
+        const __m512i y = _mm512_load_si512(q + 16 * r);
 #pragma GCC unroll 4
-      for (int g = 0; g < 4; ++g) sum[r][g] = Whole::dot(sum[r][g], x[g], y);
+        for (int g = 0; g < 4; ++g) sum[r][g] = Whole::dot(sum[r][g], x[g], y);
+      }
     }
   }
 #pragma GCC unroll 4
@@ -112,9 +120,50 @@ inline void score_tile(const bf16* const* k, int64_t offset, const uint32_t* q, 
     joined[r] = pairs_joined(halves(sum[r][0], sum[r][1]), halves(sum[r][2], sum[r][3]));
 }
 
+// The same for a head_dim of 16 kSteps, with the keys in registers: row by row, so that one row is
+// joined while the next one is computed.
+template <int kRows, int kSteps>
+[[gnu::always_inline]] inline void score_tile(const DecodeKeys<bf16>& k, int64_t j,
+                                              const uint32_t* q, __m512 (&joined)[kRows]) {
+  constexpr int kKeys = 16 / kSteps;  // vectors of two, that the registers hold
+  __m512 parts[kRows][2];
+#pragma GCC unroll 2
+  for (int g = 0; g < 4; g += kKeys) {
+    __m512i x[kKeys][kSteps];
+#pragma GCC unroll 4
+    for (int i = 0; i < kKeys; ++i) {
+      const int64_t key = j + (g + i) % 2 * 8 + (g + i) / 2;
+      const bf16 *a = k.at[key] + k.offset, *b = k.at[key + 4] + k.offset;
+#pragma GCC unroll 8
+      for (int s = 0; s < kSteps; ++s) x[i][s] = two_keys(a + 16 * s, b + 16 * s);
+      const bf16 *c = k.ahead[key] + k.offset, *d = k.ahead[key + 4] + k.offset;
+#pragma GCC unroll 4
+      for (int s = 0; s < kSteps; s += 2) {
+        __builtin_prefetch(c + 16 * s, 0, 2);
+        __builtin_prefetch(d + 16 * s, 0, 2);
+      }
+    }
+#pragma GCC unroll 4
+    for (int r = 0; r < kRows; ++r) {
+      __m512 sum[kKeys];
+#pragma GCC unroll 4
+      for (int i = 0; i < kKeys; ++i) sum[i] = _mm512_setzero_ps();
+#pragma GCC unroll 8
+      for (int s = 0; s < kSteps; ++s) {
+        const __m512i y = _mm512_load_si512(q + 16 * (4 * s + r));
+#pragma GCC unroll 4
+        for (int i = 0; i < kKeys; ++i) sum[i] = Whole::dot(sum[i], x[i][s], y);
+      }
+#pragma GCC unroll 2
+      for (int i = 0; i < kKeys; i += 2) parts[r][(g + i) / 2] = halves(sum[i], sum[i + 1]);
+      if (g + kKeys == 4) joined[r] = pairs_joined(parts[r][0], parts[r][1]);
+    }
+  }
+}
+
 // Scores of kRows queries, times factor, in the order of keys: [kRows][kDecodeBlock]; most: their
 // largest ones of each lane.
-template <int kRows>
+template <int kRows, int kSteps>
 [[gnu::noinline]] void score_block(const DecodeKeys<bf16>& k, int64_t keys, const uint32_t* q,
                                    int64_t dim, float factor, float* scores, float* most) {
   const __m512 times = _mm512_set1_ps(factor);
@@ -122,11 +171,14 @@ template <int kRows>
 #pragma GCC unroll 4
   for (int r = 0; r < kRows; ++r) largest[r] = _mm512_set1_ps(-HUGE_VALF);
   for (int64_t j = 0; j < keys; j += 16) {
-#pragma GCC unroll 8
-    for (int64_t i = j; i < j + 16; ++i) fetch_ahead(k.ahead[i] + k.offset, dim);
     __m512 a[kRows], b[kRows];
-    score_tile<kRows>(k.at + j, k.offset, q, dim, a);
-    score_tile<kRows>(k.at + j + 2, k.offset, q, dim, b);
+    if constexpr (kSteps > 0) {
+      score_tile<kRows, kSteps>(k, j, q, a);
+      score_tile<kRows, kSteps>(k, j + 2, q, b);
+    } else {
+      score_tile<kRows>(k, j, q, dim, a);
+      score_tile<kRows>(k, j + 2, q, dim, b);
+    }
 #pragma GCC unroll 4
     for (int r = 0; r < kRows; ++r) {
       const __m512 x = _mm512_mul_ps(singles_joined(a[r], b[r]), times);
@@ -293,7 +345,10 @@ class Decode {
     auto* const powers = reinterpret_cast<bf16*>(scratch_ + layout_.powers);
     float most[kRows * 16] __attribute__((aligned(64)));
     float rescale[kRows];
-    score_block<kRows>(part.k, part.keys, queries(part.kv, r), k_width_, factor_, scores, most);
+    const auto score = k_width_ == 64    ? score_block<kRows, 4>
+                       : k_width_ == 128 ? score_block<kRows, 8>
+                                         : score_block<kRows, 0>;
+    score(part.k, part.keys, queries(part.kv, r), k_width_, factor_, scores, most);
     for (int64_t i = 0; i < kRows; ++i)
       rescale[i] =
           softmax(part, r + i, most + 16 * i, scores + i * kDecodeBlock, powers + i * kDecodeBlock);
