@@ -168,17 +168,20 @@ class Forward {
   template <class V, int kDegree>
   [[gnu::noinline]] void softmax(int64_t lane) const {
     const auto factor = V::set(factor_), nothing = V::zero();
-    auto base = V::load(scratch_ + layout_.max + lane) * factor;
+    auto base = V::load(scratch_ + layout_.max + lane);
     base = base == V::set(-HUGE_VALF) ? nothing : base;  // all scores are -infinity
-    V::store(scratch_ + layout_.max + lane, base);
+    V::store(scratch_ + layout_.max + lane, base * factor);
+    // Of the maximum exactly 0: with products of the factor it would be what rounding took away.
+    const auto power = [&](const float* at) __attribute__((always_inline)) {
+      return exp2<V, kDegree>((V::load(at) - base) * factor);
+    };
     const int64_t stride = layout_.lanes;
     const float* from = scratch_ + layout_.scores + lane;
     uint32_t* to = words(layout_.scores) + lane;
     auto even_sum = nothing, odd_sum = nothing;
     for (int64_t j = 0; j < keys_; j += 2, from += 2 * stride, to += stride) {
-      const auto even = exp2<V, kDegree>(V::fms(V::load(from), factor, base));
-      const auto odd =
-          j + 1 < keys_ ? exp2<V, kDegree>(V::fms(V::load(from + stride), factor, base)) : nothing;
+      const auto even = power(from);
+      const auto odd = j + 1 < keys_ ? power(from + stride) : nothing;
       V::store_pairs(to, even, odd);
       even_sum += even;
       odd_sum += odd;

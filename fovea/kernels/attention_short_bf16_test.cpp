@@ -85,6 +85,27 @@ TEST_F(AttentionShortBf16, TheScaleMayBeNegativeOrZero) {
   for (float x : a.lse) EXPECT_NEAR(x, std::log(49.0f), 1e-5f);
 }
 
+TEST_F(AttentionShortBf16, LargeScoresStayRight) {
+  const Case c{.tq = 49, .tk = 50, .heads = 2, .kv_heads = 2, .dim = 16, .value_dim = 16};
+  for (const float factor : {1e4f, 1e30f}) {
+    for (const double scale : {0.25, -0.3}) {
+      AttentionProblem p = c.problem(true, DType::bf16), exact = c.problem(true, DType::f64);
+      p.scale = exact.scale = scale;
+      for (const bool want_lse : {false, true}) {
+        p.want_lse = want_lse;
+        Arrays<bf16> a(p);
+        a.randomise(29, factor);
+        Arrays<double> want(exact);
+        want.copy_inputs(a);
+        forward_ref(exact, want);
+        run_plan(*plan_short_avx512bf16(p), a.forward());
+        expect_near(a.out, want.out, 1e-2, "out");
+        if (want_lse) expect_near(a.lse, want.lse, 3e-6, "lse");
+      }
+    }
+  }
+}
+
 TEST_F(AttentionShortBf16, ArraysMayBeSlicesOfPackedRows) {
   for (int64_t heads : {1, 4}) {
     const Case c{.batch = 17,
