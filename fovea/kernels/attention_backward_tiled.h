@@ -9,8 +9,8 @@
 
 namespace fovea::attention_detail {
 
-// bf16 with vdpbf16ps, with all masks and the soft cap; nullptr for others, and for biases and
-// sinks.
+// bf16 with vdpbf16ps, with all masks, biases, sinks, the soft cap, temperatures and changed rows
+// (attention_rows.h); nullptr for others.
 std::unique_ptr<KernelPlan<AttentionBackwardArgs>> plan_backward_tiled_avx512bf16(
     const AttentionProblem& problem);
 
@@ -60,8 +60,9 @@ struct GradientBlock {
   bf16* ds_rows;       // [keys][width]
   uint32_t* ds_pairs;  // pairs of keys, [pairs(keys)][width]
 };
-// P = exp2(factor scores - lse) and dS = P (dP - delta), rounded.
-void probabilities(const GradientBlock& x, float factor, const float* lses, const float* deltas);
+// P = exp2(factor scores - lse) and dS = P (dP - delta), rounded. keep: dS as it was stands in dp.
+void probabilities(const GradientBlock& x, float factor, const float* lses, const float* deltas,
+                   bool keep);
 // From P and dS in f32, which stand in scores and dp.
 void rounded(const GradientBlock& x);
 

@@ -1,6 +1,7 @@
 // The driver of tiled attention in bf16, backward: the steps of attention_backward_hwy.cpp with
 // products of pairs. Along the queries P^T and dS^T are read as rows of pairs (dV += P^T dO,
-// dK += dS^T Q), along the keys dS^T as pairs of rows (dQ^T += K^T dS). For AVX-512 alone.
+// dK += dS^T Q), along the keys dS^T as pairs of rows (dQ^T += K^T dS). Rows that are changed
+// before they are multiplied (attention_rows.h) are so in f32, and rounded once. For AVX-512 alone.
 #include <cmath>
 
 #define HWY_TARGET_INCLUDE "fovea/kernels/attention_backward_tiled_avx3.cpp"
@@ -9,7 +10,9 @@
 // after foreach_target.h
 #include "fovea/base/error.h"
 #include "fovea/kernels/attention_backward_tiled.h"
+#include "fovea/kernels/attention_rows-inl.h"
 #include "fovea/kernels/attention_scores-inl.h"
+#include "fovea/kernels/attention_shared_sums.h"
 #include "fovea/kernels/attention_tiled.h"
 
 #ifndef FOVEA_ATTENTION_BACKWARD_TILED_ONCE
@@ -62,6 +65,9 @@ struct TiledBackwardLayout {
     max = scratch.take(width);
     lane_keys = scratch.take(kLaneRows * width);
     deltas = scratch.take(group * p.tq);
+    const bool changed = changes_rows(p) || p.temperature;
+    changing = scratch.take(changed ? kQueryBlock * padded(p.head_dim) : 0);
+    changed_q = scratch.take(changed ? width * dim / 2 : 0);
     total = scratch.used();
   }
 
@@ -80,13 +86,20 @@ struct TiledBackwardLayout {
   int64_t lse, delta;  // one a query of the block
   int64_t factor, max;
   int64_t lane_keys;
-  int64_t deltas;  // rowsum(dO * O) of every query of the group
+  int64_t deltas;     // rowsum(dO * O) of every query of the group
+  int64_t changing;   // rows of q or k in f32, [kQueryBlock][head_dim in whole vectors]
+  int64_t changed_q;  // rows of bf16, [width][dim]
   int64_t total;
 };
 
 struct TiledBackwardTask {
   const AttentionProblem& problem;
   const AttentionBackwardArgs& args;
+  const float* distances;    // biases of all heads, reversed
+  float* distance_sums;      // their gradients, of each head of each sample; null: not wanted
+  double* sink_sums;         // gradients of sinks, likewise
+  double* temperature_sums;  // of temperatures
+  const RotaryTable<float>& rotary;
   int64_t batch, kv_head;
 };
 
@@ -114,7 +127,9 @@ class TiledHeadBackward {
         task_(task),
         layout_(p_),
         scratch_(scratch),
-        seen_(p_, task.args.links, task.batch) {}
+        seen_(p_, task.args.links, task.batch),
+        change_(p_, task.rotary),
+        keeps_ds_(task.distance_sums || task.args.dbias) {}
 
   void run() {
     const int64_t group = p_.heads / p_.kv_heads;
@@ -128,6 +143,11 @@ class TiledHeadBackward {
     }
     for (int64_t h = kept; h < group; ++h)
       write_zeros(at(args_.dq, p_.dq, 0, first_head + h), p_.dq, p_.tq, p_.head_dim);
+    for (int64_t h = 0; h < group; ++h) {
+      if (task_.sink_sums) *sum_of(task_.sink_sums, h) = h < kept ? sink_gradient(h) : 0.0;
+      if (task_.distance_sums)
+        fill_zero(distance_sums(first_head + h), attention_detail::distance_row(p_));
+    }
     for (int64_t span = 0; span < p_.tk; span += kKeySpan) {
       const int64_t keys = HWY_MIN(kKeySpan, p_.tk - span);
       load_keys(span, keys);
@@ -135,11 +155,17 @@ class TiledHeadBackward {
         for (int64_t i = 0; i < p_.tq; i += layout_.width)
           queries(first_head + h, h, i, span, keys);
       }
+      for (int64_t j = 0; change_.any() && j < there(span, keys); ++j)
+        change_.undo(scratch_ + layout_.dk + j * layout_.dim,
+                     at(args_.k, p_.k, span + j, task_.kv_head),
+                     attention_detail::first_key_position(p_) + span + j, 1.0f);
       write(scratch_ + layout_.dk, layout_.dim, p_.head_dim, static_cast<float>(p_.scale), span,
             keys, args_.dk, p_.dk);
       write(scratch_ + layout_.dv, layout_.value_dim, p_.value_dim, 1.0f, span, keys, args_.dv,
             p_.dv);
     }
+    for (int64_t h = 0; h < group && (change_.any() || p_.temperature); ++h)
+      undo_queries(h, h < kept);
     for (int64_t h = 0; h < kept; ++h)
       store_rows(scratch_ + layout_.dq + h * p_.tq * p_.head_dim, p_.head_dim, p_.tq, p_.head_dim,
                  at(args_.dq, p_.dq, 0, first_head + h), p_.dq.token);
@@ -158,16 +184,74 @@ class TiledHeadBackward {
     return static_cast<const float*>(args_.lse) + (task_.batch * p_.heads + head) * p_.tq;
   }
 
-  // Of a span; what lies beyond the length is not read.
+  double* sum_of(double* sums, int64_t head_in_group) const {
+    return sums + (task_.batch * p_.kv_heads + task_.kv_head) * (p_.heads / p_.kv_heads) +
+           head_in_group;
+  }
+  float* distance_sums(int64_t head) const {
+    return task_.distance_sums +
+           (task_.batch * p_.heads + head) * attention_detail::distance_row(p_);
+  }
+  // The value of a sink is 0, and so is its dP.
+  double sink_gradient(int64_t head_in_group) const {
+    const int64_t head = task_.kv_head * (p_.heads / p_.kv_heads) + head_in_group;
+    const double sink = static_cast<const float*>(args_.links.sinks)[head];
+    const float* lse = lse_of(head);
+    const float* deltas = scratch_ + layout_.deltas + head_in_group * p_.tq;
+    double sum = 0;
+    for (int64_t i = 0; i < p_.tq; ++i)
+      if (lse[i] != -HUGE_VALF) sum -= std::exp(sink - lse[i]) * deltas[i];
+    return sum;
+  }
+
+  // Gradients of the queries that stand in the products, before the temperature, become those of
+  // the queries; on the way that of the temperature.
+  void undo_queries(int64_t head_in_group, bool kept) const {
+    const int64_t head = task_.kv_head * (p_.heads / p_.kv_heads) + head_in_group;
+    const float temperature = attention_detail::temperature(p_, args_.links, head);
+    const int64_t position = attention_detail::first_query_position(p_);
+    float* dq = scratch_ + layout_.dq + head_in_group * p_.tq * p_.head_dim;
+    double sum = 0;
+    for (int64_t i = 0; kept && i < p_.tq; ++i, dq += p_.head_dim)
+      sum += static_cast<double>(
+          change_.undo(dq, at(args_.q, p_.q, i, head), position + i, temperature));
+    if (task_.temperature_sums) *sum_of(task_.temperature_sums, head_in_group) = sum;
+  }
+
+  // Rows as the products read them, times the factor, rounded to `to` and filled up with zeros to
+  // layout_.dim; the first one stands at the position.
+  void change(const products::RowsFrom& from, int64_t position, float factor, bf16* to) const {
+    using attention_detail::kQueryBlock;
+    const int64_t stride = attention_detail::padded(p_.head_dim);
+    float* const f32 = scratch_ + layout_.changing;
+    for (int64_t i = 0; i < from.count; i += kQueryBlock) {
+      const int64_t count = HWY_MIN(kQueryBlock, from.count - i);
+      copy_rows(from.first + i * from.token, from.token, count, p_.head_dim, f32, stride);
+      change_.apply(f32, stride, count, position + i);
+      if (factor != 1.0f) scale_rows(f32, count * stride, factor);
+      store_rows(f32, stride, count, p_.head_dim, to + i * layout_.dim, layout_.dim);
+    }
+    for (int64_t i = 0; i < from.count; ++i)
+      fill_zero(to + i * layout_.dim + p_.head_dim, layout_.dim - p_.head_dim);
+  }
+
+  // Keys of a span before the length; what lies beyond is not read.
+  int64_t there(int64_t span, int64_t keys) const {
+    return HWY_MAX(int64_t{0}, HWY_MIN(keys, seen_.length() - span));
+  }
   void load_keys(int64_t span, int64_t keys) const {
-    const int64_t there = HWY_MAX(int64_t{0}, HWY_MIN(keys, seen_.length() - span));
-    const products::RowsFrom k{at(args_.k, p_.k, span, task_.kv_head), p_.k.token, there,
-                               p_.head_dim};
-    const products::RowsFrom v{at(args_.v, p_.v, span, task_.kv_head), p_.v.token, there,
+    const int64_t count = there(span, keys);
+    products::RowsFrom k{at(args_.k, p_.k, span, task_.kv_head), p_.k.token, count, p_.head_dim};
+    const products::RowsFrom v{at(args_.v, p_.v, span, task_.kv_head), p_.v.token, count,
                                p_.value_dim};
-    products::copied(k, rows(layout_.k), layout_.dim);
+    if (change_.any()) {
+      change(k, attention_detail::first_key_position(p_) + span, 1.0f, rows(layout_.k));
+      k = {rows(layout_.k), layout_.dim, count, p_.head_dim};
+    } else {
+      products::copied(k, rows(layout_.k), layout_.dim);
+    }
     products::copied(v, rows(layout_.v), layout_.value_dim);
-    products::paired(k, there, pairs(layout_.k_pairs), layout_.dim);
+    products::paired(k, count, pairs(layout_.k_pairs), layout_.dim);
     fill_zero(scratch_ + layout_.dk, keys * layout_.dim);
     fill_zero(scratch_ + layout_.dv, keys * layout_.value_dim);
   }
@@ -199,8 +283,9 @@ class TiledHeadBackward {
     const int64_t count = HWY_MIN(layout_.width, p_.tq - first);
     const int64_t width = attention_detail::padded(count);
     float* dq = scratch_ + layout_.dq + (head_in_group * p_.tq + first) * p_.head_dim;
-    const ScoreLinks links(p_, args_.links, nullptr, task_.batch, head);
-    const TouchedKeys seen(p_, seen_.of(first), seen_.of(first + count - 1));
+    const ScoreLinks links(p_, args_.links, task_.distances, task_.batch, head);
+    const TouchedKeys seen = attention_detail::in_steps(
+        TouchedKeys(p_, seen_.of(first), seen_.of(first + count - 1)), 2);
     bool loaded = false;
     each_block(seen, head, first, span, span_keys, [&](int64_t j, int64_t keys) HWY_ATTR {
       if (links.hides_all(first, count, j, keys)) return;
@@ -208,7 +293,8 @@ class TiledHeadBackward {
         load_queries(head, head_in_group, first, count, width);
         loaded = true;
       }
-      block(first, count, width, links, seen.full(j, keys), j, keys, j - span);
+      block({.head = head, .first = first, .count = count, .width = width}, links,
+            seen.full(j, keys), j, keys, j - span);
     });
     if (!loaded) {
       if (span == 0) fill_zero(dq, count * p_.head_dim);
@@ -224,12 +310,20 @@ class TiledHeadBackward {
 
   void load_queries(int64_t head, int64_t head_in_group, int64_t first, int64_t count,
                     int64_t width) {
-    const products::RowsFrom q{at(args_.q, p_.q, first, head), p_.q.token, count, p_.head_dim};
+    products::RowsFrom q{at(args_.q, p_.q, first, head), p_.q.token, count, p_.head_dim};
     const products::RowsFrom dout{at(args_.dout, p_.dout, first, head), p_.dout.token, count,
                                   p_.value_dim};
-    products::transposed(q, pairs(layout_.qt), width);
+    const float temperature = attention_detail::temperature(p_, args_.links, head);
+    factor_ = static_cast<float>(p_.scale * kLog2E) * temperature;
+    const products::RowsFrom changed{rows(layout_.changed_q), layout_.dim, count, p_.head_dim};
+    const int64_t position = attention_detail::first_query_position(p_) + first;
+    if (change_.any()) change(q, position, 1.0f, rows(layout_.changed_q));
+    products::transposed(change_.any() ? changed : q, pairs(layout_.qt), width);
     products::transposed(dout, pairs(layout_.dot), width);
-    products::paired(q, count, pairs(layout_.q), layout_.dim);
+    // Scores get the temperature as a factor in f32; what the gradients of keys are made of, here.
+    if (p_.temperature) change(q, position, temperature, rows(layout_.changed_q));
+    products::paired(change_.any() || p_.temperature ? changed : q, count, pairs(layout_.q),
+                     layout_.dim);
     products::paired(dout, count, pairs(layout_.dout), layout_.value_dim);
     fill_zero(scratch_ + layout_.dqt, p_.head_dim * width);
     fill_lanes(p_, seen_, first, count, width, lanes(width));
@@ -241,14 +335,30 @@ class TiledHeadBackward {
       scratch_[layout_.lse + i] =
           none ? HUGE_VALF : static_cast<float>(static_cast<double>(lse[i]) * kLog2E);
       scratch_[layout_.delta + i] = i < count ? deltas[i] : 0.0f;
-      scratch_[layout_.factor + i] = factor();
+      scratch_[layout_.factor + i] = factor_;
     }
   }
-  float factor() const { return static_cast<float>(p_.scale * kLog2E); }
+
+  // A block of queries.
+  struct Queries {
+    int64_t head, first, count, width;
+  };
+
+  // Gradients of biases from those of scores, which stand in dp.
+  void add_bias_gradients(const Queries& x, const ScoreBlock& block) const {
+    const float* const ds = scratch_ + layout_.dp;
+    if (task_.distance_sums) add_distance_gradients(p_, block, x.first, ds, distance_sums(x.head));
+    if (!args_.dbias) return;
+    float* to = attention_detail::links_row(static_cast<float*>(args_.dbias), p_.bias_plane,
+                                            task_.batch, x.head, x.first);
+    transpose<true>(ds, x.width, block.keys, x.count, 1.0f, to + block.first_key,
+                    p_.bias_plane.query);
+  }
 
   // The five products for the keys from j on, whose gradients stand at row `row` of dk and dv.
-  HWY_NOINLINE void block(int64_t first, int64_t count, int64_t width, const ScoreLinks& links,
-                          bool full, int64_t j, int64_t keys, int64_t row) {
+  HWY_NOINLINE void block(const Queries& queries, const ScoreLinks& links, bool full, int64_t j,
+                          int64_t keys, int64_t row) {
+    const int64_t first = queries.first, count = queries.count, width = queries.width;
     float* const s = scratch_ + layout_.scores;
     float* const dp = scratch_ + layout_.dp;
     const Look look = full ? Look::none : look_of(width).look();
@@ -291,14 +401,17 @@ class TiledHeadBackward {
       if (links.any()) links.apply(block, first, count, slopes);
       if (slopes) {
         probabilities(block, look, dp, scratch_ + layout_.lse, scratch_ + layout_.delta);
+        if (keeps_ds_) add_bias_gradients(queries, block);
         multiply(block, slopes, dp);
         products::rounded(x);
       } else {
         if (look != Look::none) mask_scores(block, look, nullptr, scratch_ + layout_.max);
-        products::probabilities(x, 1.0f, scratch_ + layout_.lse, scratch_ + layout_.delta);
+        products::probabilities(x, 1.0f, scratch_ + layout_.lse, scratch_ + layout_.delta,
+                                keeps_ds_);
+        if (keeps_ds_) add_bias_gradients(queries, block);
       }
     } else {
-      products::probabilities(x, factor(), scratch_ + layout_.lse, scratch_ + layout_.delta);
+      products::probabilities(x, factor_, scratch_ + layout_.lse, scratch_ + layout_.delta, false);
     }
     products::add_rows_by_lanes({.a = x.p_rows,
                                  .a_row = width,
@@ -350,12 +463,18 @@ class TiledHeadBackward {
   const TiledBackwardLayout layout_;
   float* const scratch_;
   const attention_detail::Seen seen_;
+  const RowsChange change_;
+  const bool keeps_ds_;  // gradients of scores are wanted as they are
+  float factor_ = 0;     // of the products of the queries that are loaded, times log2(e)
 };
 
 }  // namespace
 
 void attention_backward_tiled(const TiledBackwardTask& task, float* scratch) {
   TiledHeadBackward(task, scratch).run();
+}
+void attention_backward_tiled_distances(const AttentionProblem& p, const float* from, float* to) {
+  reverse_distances(p, from, to);
 }
 
 }  // namespace HWY_NAMESPACE
@@ -368,25 +487,64 @@ namespace fovea::attention_detail {
 #if HWY_TARGETS & HWY_AVX3
 namespace {
 
-// One task owns a key/value head, so nothing is added across tasks.
+// One task owns a key/value head; those that add to the same gradient of a bias are a chain.
 class TiledBackwardPlan final : public KernelPlan<AttentionBackwardArgs> {
  public:
-  explicit TiledBackwardPlan(const AttentionProblem& problem) : p_(problem) {
+  explicit TiledBackwardPlan(const AttentionProblem& problem)
+      : p_(problem), rotary_(problem), row_(problem.distance_bias ? distance_row(problem) : 0) {
     worker_scratch_bytes = static_cast<size_t>(TiledBackwardLayout(p_).total) * sizeof(float);
+    scratch_bytes =
+        static_cast<size_t>(p_.heads * (1 + p_.batch) * row_) * sizeof(float) +
+        static_cast<size_t>((p_.sink + p_.temperature) * p_.batch * p_.heads) * sizeof(double);
   }
 
-  void run(const AttentionBackwardArgs& args,
+  void run(const AttentionBackwardArgs& wanted,
            const KernelContext& context) const noexcept override {
-    FOVEA_ASSERT(args.lse != nullptr);
-    context.pool->parallel_for(p_.batch * p_.kv_heads, [&](int64_t task, int worker) {
-      N_AVX3::attention_backward_tiled(
-          {.problem = p_, .args = args, .batch = task / p_.kv_heads, .kv_head = task % p_.kv_heads},
-          context.worker<float>(worker));
+    FOVEA_ASSERT(wanted.lse != nullptr);
+    const AttentionBackwardArgs args = named(p_, wanted);
+    float* const distances = reinterpret_cast<float*>(context.scratch);
+    float* const distance_sums = distances + p_.heads * row_;
+    double* const sink_sums = reinterpret_cast<double*>(distance_sums + p_.batch * p_.heads * row_);
+    double* const temperature_sums = sink_sums + (p_.sink ? p_.batch * p_.heads : 0);
+    const int64_t links = p_.tq + p_.tk - 1;
+    if (p_.distance_bias) {
+      context.pool->parallel_for(p_.heads, [&](int64_t head, int) {
+        N_AVX3::attention_backward_tiled_distances(
+            p_, static_cast<const float*>(args.links.distance_bias) + head * links,
+            distances + head * row_);
+      });
+    }
+    const GradientChains chains(p_, args);
+    context.pool->parallel_for(chains.count, [&](int64_t chain, int worker) {
+      chains.zero_bias(chain);
+      for (int64_t n = 0; n < chains.samples * chains.groups; ++n) {
+        N_AVX3::attention_backward_tiled(
+            {.problem = p_,
+             .args = args,
+             .distances = distances,
+             .distance_sums = args.ddistance_bias ? distance_sums : nullptr,
+             .sink_sums = args.dsinks ? sink_sums : nullptr,
+             .temperature_sums = args.dtemperatures ? temperature_sums : nullptr,
+             .rotary = rotary_,
+             .batch = chains.first_sample(chain) + n / chains.groups,
+             .kv_head = chains.first_kv_head(chain) + n % chains.groups},
+            context.worker<float>(worker));
+      }
+    });
+    if (!args.ddistance_bias && !args.dsinks && !args.dtemperatures) return;
+    context.pool->parallel_for(p_.heads, [&](int64_t head, int) {
+      if (args.ddistance_bias)
+        add_distances(p_, distance_sums + head * row_,
+                      static_cast<float*>(args.ddistance_bias) + head * links);
+      if (args.dsinks) add_samples(p_, sink_sums, head, args.dsinks);
+      if (args.dtemperatures) add_samples(p_, temperature_sums, head, args.dtemperatures);
     });
   }
 
  private:
   AttentionProblem p_;
+  RotaryTable<float> rotary_;
+  int64_t row_;  // of distances
 };
 
 }  // namespace
@@ -397,7 +555,7 @@ std::unique_ptr<KernelPlan<AttentionBackwardArgs>> plan_tiled_backward(
 }
 bool tiled_backward(const AttentionProblem& p) {
   return (hwy::SupportedTargets() & HWY_AVX3) && p.head_dim <= 256 && p.value_dim <= 256 &&
-         tiled_links(p) && !p.bias && !p.distance_bias && !p.sink;
+         tiled_links(p);
 }
 #else
 std::unique_ptr<KernelPlan<AttentionBackwardArgs>> plan_tiled_backward(const AttentionProblem&) {

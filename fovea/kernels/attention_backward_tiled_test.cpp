@@ -125,9 +125,11 @@ TEST_F(AttentionBackwardTiled, WhatItDoesNotSupportIsLeftToTheOthers) {
   EXPECT_FALSE(taken([](auto& p) { p.dtype = DType::f32; }));
   EXPECT_FALSE(taken([](auto& p) { p.head_dim = 257, set_dense_strides(p, true); }));
   EXPECT_FALSE(taken([](auto& p) { p.value_dim = 257, set_dense_strides(p, true); }));
-  EXPECT_FALSE(taken([](auto& p) { p.bias = true; }));
-  EXPECT_FALSE(taken([](auto& p) { p.distance_bias = true; }));
-  EXPECT_FALSE(taken([](auto& p) { p.sink = true; }));
+  EXPECT_TRUE(taken([](auto& p) { p.bias = p.distance_bias = p.sink = true; }));
+  EXPECT_TRUE(taken([](auto& p) { p.rotary = 8, p.cosine = p.temperature = true; }));
+  EXPECT_FALSE(taken([](auto& p) { p.relative_keys = true; }));
+  EXPECT_FALSE(taken([](auto& p) { p.span = true, p.span_ramp = 8; }));
+  EXPECT_FALSE(taken([](auto& p) { p.dropout = 0.1; }));
 }
 
 }  // namespace

@@ -91,6 +91,19 @@ inline AttentionProblem random_problem(Dice& dice, int64_t most_tokens) {
   return p;
 }
 
+// Rows of q and k changed, temperatures, or both, into a problem without.
+inline void draw_row_changes(Dice& dice, AttentionProblem& p) {
+  while (!p.cosine && p.rotary == 0 && !p.temperature) {
+    p.cosine = dice.one_in(2);
+    if (p.cosine && dice.one_in(3)) p.cosine_eps = 0.5;
+    if (dice.one_in(2)) p.rotary = 2 * dice.of(1, p.head_dim / 2);
+    if (dice.one_in(3)) p.rotary_base = 100;
+    if (dice.one_in(2)) p.rotary_layout = RotaryLayout::halves;
+    p.temperature = dice.one_in(2);
+  }
+  if (p.cosine) p.scale = dice.one_in(4) ? -2 : 1;
+}
+
 template <class T>
 void randomise_links(Dice& dice, const AttentionProblem& p, Arrays<T>& a) {
   using Number = LseType<T>;

@@ -28,15 +28,7 @@ AttentionProblem changed_problem(Dice& dice, int64_t most_tokens) {
   p.content_bias = p.relative_keys && dice.one_in(2);
   p.position_bias = p.relative_keys && dice.one_in(2);
   if (p.relative_keys) p.temperature = dice.one_in(3);
-  while (!p.cosine && p.rotary == 0 && !p.temperature && !p.relative_keys) {
-    p.cosine = dice.one_in(2);
-    if (p.cosine && dice.one_in(3)) p.cosine_eps = 0.5;
-    if (dice.one_in(2)) p.rotary = 2 * dice.of(1, p.head_dim / 2);
-    if (dice.one_in(3)) p.rotary_base = 100;
-    if (dice.one_in(2)) p.rotary_layout = RotaryLayout::halves;
-    p.temperature = dice.one_in(2);
-  }
-  if (p.cosine) p.scale = dice.one_in(4) ? -2 : 1;
+  if (!p.relative_keys) draw_row_changes(dice, p);
   return p;
 }
 
@@ -195,9 +187,12 @@ TEST(AttentionRows, TheTableHoldsTheAnglesOfFarPositions) {
 
 // So that none of them drops the feature silently.
 TEST(AttentionRows, OnlyKernelsThatKnowThemTakeThem) {
-  const auto knows = [](std::string_view name) { return name.starts_with("hwy") || name == "ref"; };
-  const auto expect = [&](auto change) {
+  const auto expect = [](bool tiled, auto change) {
     for (const DType dtype : {DType::f32, DType::bf16}) {
+      const auto knows = [&](std::string_view name) {
+        return name.starts_with("hwy") || name == "ref" ||
+               (tiled && dtype == DType::bf16 && name == "tiled_avx512bf16");
+      };
       for (const int64_t tokens : {int64_t{1}, int64_t{16}, int64_t{1024}}) {
         AttentionProblem p{.dtype = dtype, .tq = tokens, .tk = tokens, .head_dim = 64};
         p.value_dim = 64;
@@ -215,10 +210,10 @@ TEST(AttentionRows, OnlyKernelsThatKnowThemTakeThem) {
       }
     }
   };
-  expect([](auto& p) { p.cosine = true; });
-  expect([](auto& p) { p.rotary = 32; });
-  expect([](auto& p) { p.temperature = true; });
-  expect([](auto& p) { p.relative_keys = true; });
+  expect(true, [](auto& p) { p.cosine = true; });
+  expect(true, [](auto& p) { p.rotary = 32; });
+  expect(true, [](auto& p) { p.temperature = true; });
+  expect(false, [](auto& p) { p.relative_keys = true; });
 }
 
 TEST(AttentionRows, WrongCombinationsNameBothOptions) {

@@ -55,11 +55,19 @@ struct TiledRows {
   int64_t count, dim;
 };
 
+// Rows of a panel's queries in f32 or bf16, `token` elements apart.
+struct TiledQueries {
+  const void* rows;
+  DType dtype;
+  int64_t token, dim;
+  float factor;  // of the products, times log2(e)
+};
+
 struct TiledFormat {
   std::string_view name;
   int64_t in_step;  // numbers in 4 bytes: 2 or 4
-  // q: rows of p.dtype, `token` elements apart; makes panel.q, factor and start.
-  void (*load_queries)(const AttentionProblem& p, const void* q, const TiledPanel& panel);
+  // Makes panel.q, factor (not below 0) and start.
+  void (*load_queries)(const TiledQueries& from, const TiledPanel& panel);
   void (*load_keys)(const TiledRows& from, const TiledBlock& to);
   void (*load_values)(const TiledRows& from, TiledBlock& to);
   // Scores of the keys from row `key` of the block on, [keys][width]. With their factors, or
@@ -75,24 +83,37 @@ struct TiledFormat {
                  int64_t key, int64_t keys, const float* scores);
 };
 
+// Operands have whole steps, and what lies in the first step of a range before it must be unseen:
+// ranges nearer to each other than a step are one, whose gap is masked.
+inline TouchedKeys in_steps(TouchedKeys keys, int64_t step) {
+  if (!keys.low.empty() && !keys.high.empty() && keys.high.begin - keys.low.end < step) {
+    keys.high.begin = keys.low.begin;
+    keys.low = {};
+  }
+  return keys;
+}
+
 constexpr int64_t tiled_columns(int64_t n) {
   return (n + kTiledColumns - 1) / kTiledColumns * kTiledColumns;
 }
 
-// Whether all that the problem has beside masks, biases, sinks and the cap is plain. What is not
-// known here is not taken.
+// Whether all that the problem has beside masks, biases, sinks, the cap, temperatures and changed
+// rows is plain. What is not known here is not taken.
 inline bool tiled_links(AttentionProblem p) {
   p.dilation = 1;
   p.global_tokens = p.prefix = p.documents = p.block = 0;
   p.mask = p.bias = p.distance_bias = p.sink = false;
   p.soft_cap = 0;
+  p.cosine = p.temperature = false;
+  p.rotary = 0;
   return is_plain(p);
 }
 
 // Plans a problem that the format supports.
 std::unique_ptr<KernelPlan<AttentionArgs>> plan_tiled(const AttentionProblem& problem,
                                                       const TiledFormat& format);
-// Whether the driver is compiled in, and takes the problem apart from its types.
+// Whether the driver is compiled in, and takes the problem apart from its types. It changes rows
+// (attention_rows.h) of bf16 alone.
 bool tiled(const AttentionProblem& problem);
 // So few that lanes over queries stay empty; those without masks are left to the kernels for
 // decoding and for short sequences. [8 queries, 2 key/value heads, 4096 keys of 64: 2.2 times as

@@ -7,6 +7,7 @@
 #include "fovea/kernels/hwy_targets.h"
 #include "hwy/foreach_target.h"  // IWYU pragma: keep
 // after foreach_target.h
+#include "fovea/kernels/attention_rows-inl.h"
 #include "fovea/kernels/attention_scores-inl.h"
 #include "fovea/kernels/attention_tiled.h"
 
@@ -47,6 +48,7 @@ struct TiledTask {
   const TiledFormat& format;
   const TiledCut& cut;
   const float* distances;  // biases of all heads, reversed
+  const RotaryTable<float>& rotary;
   int64_t batch, head, first_panel, end_panel;
 };
 
@@ -60,7 +62,9 @@ struct TiledLayout {
     v = scratch.take(steps(kTiledKeys) * tiled_columns(p.value_dim));
     scales = scratch.take(4 * kTiledKeys);
     ones = scratch.take(kTiledLanes);
-    rows = scratch.take(kTiledLanes * padded(p.value_dim));
+    rows = scratch.take(kTiledLanes *
+                        padded(changes_rows(p) ? std::max(p.head_dim, p.value_dim) : p.value_dim));
+    changed = scratch.take(changes_rows(p) ? kTiledKeys * padded(p.head_dim) / 2 : 0);
     at = scratch.take(2 * kTiledKeys);
     first_panel = scratch.used();
     q = scratch.take(kTiledLanes * steps(tiled_columns(p.head_dim)));
@@ -73,7 +77,8 @@ struct TiledLayout {
   int64_t scores, k, v;
   int64_t scales;  // of keys, of values, and those of values in part
   int64_t ones;
-  int64_t rows;         // O of a panel
+  int64_t rows;         // O of a panel, or queries or keys, in f32
+  int64_t changed;      // the same queries or keys in bf16
   int64_t at;           // pointers to the rows of a block
   int64_t first_panel;  // and in it:
   int64_t q, ot, lanes;
@@ -111,10 +116,13 @@ class TiledForward {
         scratch_(scratch),
         seen_(p_, task.args.links, task.batch),
         links_(p_, task.args.links, task.distances, task.batch, task.head),
+        change_(p_, task.rotary),
         kv_head_(task.head / (p_.heads / p_.kv_heads)),
         keys_(attention_detail::cached_keys(p_, task.args)),
         values_(attention_detail::cached_values(p_, task.args)),
-        with_factor_(links_.any() || p_.scale == 0) {
+        factor_(static_cast<float>(p_.scale) * static_cast<float>(kLog2E) *
+                attention_detail::temperature(p_, task.args.links, task.head)),
+        with_factor_(links_.any() || factor_ == 0) {
     block_ = {.k = reinterpret_cast<std::byte*>(scratch + layout_.k),
               .v = reinterpret_cast<uint32_t*>(scratch + layout_.v),
               .k_scale = scratch + layout_.scales,
@@ -161,10 +169,7 @@ class TiledForward {
                .weight = rows + 5 * width,
                .start = reinterpret_cast<int32_t*>(rows + 6 * width)};
     panel.lanes = LaneKeys(p_, rows + 7 * width, width);
-    format_.load_queries(p_,
-                         attention_detail::row(static_cast<const T*>(task_.args.q), p_.q,
-                                               task_.batch, first, task_.head),
-                         panel.x);
+    format_.load_queries(queries(first, panel.x.queries), panel.x);
     // A sink is a key that has been seen already.
     const float sink = p_.sink ? static_cast<const float*>(task_.args.links.sinks)[task_.head] *
                                      static_cast<float>(kLog2E)
@@ -175,7 +180,44 @@ class TiledForward {
     }
     for (int64_t i = 0; i < p_.value_dim * width; i += kLanes)
       hn::Store(hn::Zero(d), d, panel.x.ot + i);
-    panel.seen = fill_lanes(p_, seen_, first, panel.x.queries, width, panel.lanes);
+    panel.seen = attention_detail::in_steps(
+        fill_lanes(p_, seen_, first, panel.x.queries, width, panel.lanes), format_.in_step);
+  }
+
+  attention_detail::TiledQueries queries(int64_t first, int64_t count) const {
+    const T* const q = attention_detail::row(static_cast<const T*>(task_.args.q), p_.q, task_.batch,
+                                             first, task_.head);
+    attention_detail::TiledQueries from{
+        .rows = q, .dtype = p_.dtype, .token = p_.q.token, .dim = p_.head_dim, .factor = factor_};
+    if constexpr (!std::is_same_v<T, float>) {
+      if (change_.any()) {
+        change(count, attention_detail::first_query_position(p_) + first,
+               [&](int64_t i) { return q + i * p_.q.token; });
+        from.rows = changed(0);
+        from.token = attention_detail::padded(p_.head_dim);
+      }
+    }
+    return from;
+  }
+
+  // Rows as the products read them, in f32 and then rounded, to changed(0), changed(1) ...; the
+  // first one stands at the position.
+  template <class RowAt>
+  void change(int64_t count, int64_t position, const RowAt& row_at) const {
+    constexpr int64_t kAtOnce = attention_detail::kTiledLanes;
+    float* const rows = scratch_ + layout_.rows;
+    const int64_t stride = attention_detail::padded(p_.head_dim);
+    for (int64_t i = 0; i < count; i += kAtOnce) {
+      const int64_t n = HWY_MIN(kAtOnce, count - i);
+      for (int64_t r = 0; r < n; ++r)
+        copy_rows(row_at(i + r), 0, 1, p_.head_dim, rows + r * stride, stride);
+      change_.apply(rows, stride, n, position + i);
+      store_rows(rows, stride, n, p_.head_dim, changed(i), stride);
+    }
+  }
+  bf16* changed(int64_t row) const {
+    return reinterpret_cast<bf16*>(scratch_ + layout_.changed) +
+           row * attention_detail::padded(p_.head_dim);
   }
 
   // All panels against each block of keys, whose operands are made once.
@@ -245,7 +287,13 @@ class TiledForward {
           .rows = at, .scales = from.scales ? scales : nullptr, .count = count, .dim = dim};
     };
     float* const scales = scratch_ + layout_.scales + 2 * kTiledKeys;
-    format_.load_keys(rows(keys_, p_.head_dim, scales), block_);
+    const attention_detail::TiledRows keys = rows(keys_, p_.head_dim, scales);
+    if (change_.any()) {
+      change(count, attention_detail::first_key_position(p_) + block.begin,
+             [&](int64_t i) { return reinterpret_cast<const bf16*>(at[i]); });
+      for (int64_t i = 0; i < count; ++i) at[i] = reinterpret_cast<const std::byte*>(changed(i));
+    }
+    format_.load_keys(keys, block_);
     format_.load_values(rows(values_, p_.value_dim, scales), block_);
     loaded_ = true;
   }
@@ -308,8 +356,10 @@ class TiledForward {
   float* const scratch_;
   const attention_detail::Seen seen_;
   const ScoreLinks links_;
+  const RowsChange change_;
   const int64_t kv_head_;
   const attention_detail::CacheRows keys_, values_;
+  const float factor_;      // of the products
   const bool with_factor_;  // scores get it from the product
   TiledBlock block_{};
   bool loaded_ = false;  // what block_ holds
@@ -341,7 +391,7 @@ namespace {
 class TiledPlan final : public KernelPlan<AttentionArgs> {
  public:
   TiledPlan(const AttentionProblem& problem, const TiledFormat& format)
-      : p_(problem), format_(format), cut_(problem) {
+      : p_(problem), format_(format), cut_(problem), rotary_(problem) {
     worker_scratch_bytes =
         static_cast<size_t>(TiledLayout(p_, format_, cut_).total) * sizeof(float);
     if (p_.distance_bias)
@@ -366,6 +416,7 @@ class TiledPlan final : public KernelPlan<AttentionArgs> {
                            .format = format_,
                            .cut = cut_,
                            .distances = distances,
+                           .rotary = rotary_,
                            .batch = block / cut_.tasks / p_.heads,
                            .head = head,
                            .first_panel = first,
@@ -396,6 +447,7 @@ class TiledPlan final : public KernelPlan<AttentionArgs> {
   AttentionProblem p_;
   const TiledFormat& format_;
   TiledCut cut_;
+  RotaryTable<float> rotary_;
 };
 
 }  // namespace

@@ -17,8 +17,6 @@ FOVEA_AVX512_BF16_BEGIN
 namespace fovea::attention_detail {
 namespace {
 
-constexpr float kLog2E = 1.4426950408889634f;
-
 struct Dot {
   using Sum = __m512;
   static constexpr bool kWhole = false;
@@ -36,12 +34,12 @@ inline __m512i pairs_of_halves(__m512i x) {
   return _mm512_maskz_permutexvar_epi16(0xffffffff, _mm512_maskz_cvtepu8_epi16(0xffffffff, order),
                                         x);
 }
-void load_queries(const AttentionProblem& p, const void* q, const TiledPanel& panel) {
-  tiled_bf16::transposed({static_cast<const bf16*>(q), p.q.token, panel.queries, p.head_dim},
+void load_queries(const TiledQueries& from, const TiledPanel& panel) {
+  tiled_bf16::transposed({static_cast<const bf16*>(from.rows), from.token, panel.queries, from.dim},
                          panel.q, panel.width);
-  if (p.scale < 0)
-    for (int64_t i = 0; i < (p.head_dim + 1) / 2 * panel.width; ++i) panel.q[i] ^= 0x80008000u;
-  std::fill_n(panel.factor, panel.width, static_cast<float>(std::abs(p.scale)) * kLog2E);
+  if (from.factor < 0)
+    for (int64_t i = 0; i < (from.dim + 1) / 2 * panel.width; ++i) panel.q[i] ^= 0x80008000u;
+  std::fill_n(panel.factor, panel.width, std::abs(from.factor));
 }
 
 void load_keys(const TiledRows& from, const TiledBlock& to) {
@@ -256,7 +254,11 @@ void add_columns_by_lanes(const Product& x, int64_t rows, int64_t lanes) {
   tiled_product<Dot, Finish::add, Contiguous::row>(y, rows, lanes);
 }
 
-void probabilities(const GradientBlock& x, float factor, const float* lses, const float* deltas) {
+namespace {
+
+template <bool kKeep>
+inline void probabilities_of(const GradientBlock& x, float factor, const float* lses,
+                             const float* deltas) {
   const __m512 by = _mm512_set1_ps(factor);
   for (int64_t v = 0; v < x.width; v += 16) {
     const __m512 lse = _mm512_load_ps(lses + v), delta = _mm512_load_ps(deltas + v);
@@ -264,8 +266,19 @@ void probabilities(const GradientBlock& x, float factor, const float* lses, cons
         x, v, [&](int64_t at, __m512 & p, __m512 & ds) __attribute__((always_inline)) {
           p = tiled_exp2<3>(_mm512_fmsub_ps(_mm512_load_ps(x.scores + at), by, lse));
           ds = _mm512_mul_ps(p, _mm512_sub_ps(_mm512_load_ps(x.dp + at), delta));
+          if constexpr (kKeep) _mm512_store_ps(x.dp + at, ds);
         });
   }
+}
+
+}  // namespace
+
+void probabilities(const GradientBlock& x, float factor, const float* lses, const float* deltas,
+                   bool keep) {
+  if (keep)
+    probabilities_of<true>(x, factor, lses, deltas);
+  else
+    probabilities_of<false>(x, factor, lses, deltas);
 }
 void rounded(const GradientBlock& x) {
   for (int64_t v = 0; v < x.width; v += 16)

@@ -7,6 +7,7 @@
 #include <cmath>
 #include <cstring>
 
+#include "fovea/kernels/attention_rows.h"
 #include "fovea/kernels/attention_tiled.h"
 #include "fovea/kernels/avx512_bf16.h"
 
@@ -17,8 +18,6 @@ FOVEA_TARGET_BEGIN("avx2,fma,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx51
 
 namespace fovea::attention_detail {
 namespace {
-
-constexpr float kLog2E = 1.4426950408889634f;
 
 struct Sums {
   using Sum = __m512i;
@@ -72,19 +71,20 @@ inline __m512i quantised64(const T* from, int64_t n, __m512 inverse) {
 }
 
 template <class T>
-void load_queries_of(const AttentionProblem& p, const T* from, const TiledPanel& panel) {
-  const float sign = p.scale < 0 ? -1.0f : 1.0f;
-  const float scale = static_cast<float>(std::abs(p.scale)) * kLog2E;
-  const int64_t steps = (p.head_dim + 3) / 4;
+void load_queries_of(const TiledQueries& q, const TiledPanel& panel) {
+  const auto* from = static_cast<const T*>(q.rows);
+  const float sign = q.factor < 0 ? -1.0f : 1.0f;
+  const float scale = std::abs(q.factor);
+  const int64_t steps = (q.dim + 3) / 4;
   alignas(64) float inverses[16];
   for (int64_t r = 0; r < panel.width; r += 16) {
     for (int64_t i = 0; i < 16; ++i) {
       __m512i largest = _mm512_setzero_si512();  // NaN is larger than all numbers
-      const T* row = from + (r + i) * p.q.token;
+      const T* row = from + (r + i) * q.token;
       if (r + i < panel.queries)
-        for (int64_t c = 0; c < p.head_dim; c += 16)
-          largest = _mm512_maskz_max_epu32(0xffff, largest,
-                                           absolute_bits(load16(row + c, p.head_dim - c)));
+        for (int64_t c = 0; c < q.dim; c += 16)
+          largest =
+              _mm512_maskz_max_epu32(0xffff, largest, absolute_bits(load16(row + c, q.dim - c)));
       alignas(64) uint32_t lanes[16];
       _mm512_store_si512(lanes, largest);
       const uint32_t bits = *std::max_element(lanes, lanes + 16);
@@ -97,10 +97,10 @@ void load_queries_of(const AttentionProblem& p, const T* from, const TiledPanel&
       panel.start[r + i] = 0;
     }
     __m512i start = _mm512_setzero_si512();
-    for (int64_t c = 0; c < p.head_dim; c += 64) {
+    for (int64_t c = 0; c < q.dim; c += 64) {
       __m512i x[16];
       for (int64_t i = 0; i < 16; ++i)
-        x[i] = r + i < panel.queries ? quantised64(from + (r + i) * p.q.token + c, p.head_dim - c,
+        x[i] = r + i < panel.queries ? quantised64(from + (r + i) * q.token + c, q.dim - c,
                                                    _mm512_set1_ps(inverses[i]))
                                      : _mm512_setzero_si512();
       avx512_bf16::transpose(x);
@@ -114,11 +114,11 @@ void load_queries_of(const AttentionProblem& p, const T* from, const TiledPanel&
   }
 }
 
-void load_queries(const AttentionProblem& p, const void* q, const TiledPanel& panel) {
-  if (p.dtype == DType::f32)
-    load_queries_of(p, static_cast<const float*>(q), panel);
+void load_queries(const TiledQueries& from, const TiledPanel& panel) {
+  if (from.dtype == DType::f32)
+    load_queries_of<float>(from, panel);
   else
-    load_queries_of(p, static_cast<const bf16*>(q), panel);
+    load_queries_of<bf16>(from, panel);
 }
 
 inline __m512i load64(const std::byte* p, int64_t n) {
@@ -297,7 +297,8 @@ fovea::attention_detail::plan_tiled_avx512vnni(const AttentionProblem& problem) 
                                    .values = values};
   const bool types = (problem.dtype == DType::f32 || problem.dtype == DType::bf16) &&
                      problem.kv_dtype == DType::i8 && problem.int8_products;
-  if (!types || few_queries(problem) || !tiled(problem) || !avx512_vnni::available())
+  if (!types || changes_rows(problem) || few_queries(problem) || !tiled(problem) ||
+      !avx512_vnni::available())
     return nullptr;
   return plan_tiled(problem, kFormat);
 }

@@ -185,6 +185,15 @@ TEST_F(AttentionTiledBf16, WhatItDoesNotSupportIsLeftToTheOthers) {
   EXPECT_FALSE(taken({.tq = 500, .tk = 500}, DType::f64));
   EXPECT_FALSE(taken({.tq = 500, .tk = 500}, DType::bf16, DType::i8));
   EXPECT_FALSE(taken({.tq = 500, .tk = 500}, DType::bf16, DType::f32));
+  const auto taken_with = [](auto change) {
+    AttentionProblem p = Case{.tq = 500, .tk = 500}.problem(true, DType::bf16);
+    change(p);
+    return plan_tiled_avx512bf16(p) != nullptr;
+  };
+  EXPECT_TRUE(taken_with([](auto& p) { p.rotary = 8, p.cosine = p.temperature = true; }));
+  EXPECT_FALSE(taken_with([](auto& p) { p.relative_keys = true; }));
+  EXPECT_FALSE(taken_with([](auto& p) { p.dropout = 0.1; }));
+  EXPECT_FALSE(taken_with([](auto& p) { p.want_entropy = true; }));
 }
 
 // ---- 8 bits
@@ -261,6 +270,17 @@ TEST_F(AttentionTiledInt8, ItMatchesDoublePrecision) {
   }
 }
 
+// Where the keys of the window begin within the step that holds the last of the prefix.
+TEST_F(AttentionTiledInt8, AKeyOfBothPrefixAndWindowCountsOnce) {
+  for (int64_t left = 24; left < 34; ++left) {
+    const Case c{.tq = 96, .tk = 96, .dim = 16, .value_dim = 16, .left = left};
+    AttentionProblem p = c.problem(true, DType::f32);
+    p.prefix = 17;
+    const Int8Run<float> run(p, c, 35, /*factor=*/0);  // exact: the logarithm of their number
+    expect_near(run.got.lse, run.want.lse, 1e-5, "lse", 1);
+  }
+}
+
 TEST_F(AttentionTiledInt8, TheBitsAreTheSameForAnyNumberOfThreads) {
   const AttentionProblem p = kGrouped.problem(true, DType::f32);
   expect_same_bits(Arrays<float>(p), {2, 3, 4}, [&](Arrays<float>& a, int threads) {
@@ -312,6 +332,11 @@ TEST_F(AttentionTiledInt8, ItIsTakenWhereItIsAskedForAndQueriesAreMany) {
   p.tq = 8;
   EXPECT_FALSE(plan_tiled_avx512vnni(p));
   p.sink = true;  // of which decoding knows nothing
+  EXPECT_TRUE(plan_tiled_avx512vnni(p));
+  p.rotary = 8;  // the keys of a cache have been turned
+  EXPECT_FALSE(plan_tiled_avx512vnni(p));
+  p.rotary = 0;
+  p.temperature = true;
   EXPECT_TRUE(plan_tiled_avx512vnni(p));
   p.head_dim = 257;
   EXPECT_FALSE(plan_tiled_avx512vnni(p));
