@@ -163,32 +163,44 @@ class Forward {
       softmax<V, 3>(lane);
   }
 
-  // A vector of scores becomes pairs of exp2(factor score - maximum), by a polynomial of the
+  // A vector of scores becomes pairs of exp2(factor (score - maximum)), by a polynomial of the
   // degree.
   template <class V, int kDegree>
   [[gnu::noinline]] void softmax(int64_t lane) const {
     const auto factor = V::set(factor_), nothing = V::zero();
-    auto base = V::load(scratch_ + layout_.max + lane);
-    base = base == V::set(-HUGE_VALF) ? nothing : base;  // all scores are -infinity
-    V::store(scratch_ + layout_.max + lane, base * factor);
-    // Of the maximum exactly 0: with products of the factor it would be what rounding took away.
-    const auto power = [&](const float* at) __attribute__((always_inline)) {
-      return exp2<V, kDegree>((V::load(at) - base) * factor);
-    };
+    auto max = V::load(scratch_ + layout_.max + lane);
+    max = max == V::set(-HUGE_VALF) ? nothing : max;  // all scores are -infinity
+    const auto base = max * factor;
+    V::store(scratch_ + layout_.max + lane, base);
+    // In one step what rounding took away from the base is left of every score, which the sum has
+    // too; where that is more than exp2 bears, the maximum is subtracted first.
+    constexpr float kMostFused = 1 << 20;
+    const auto sum =
+        V::beyond(base, kMostFused)
+            ? sum_powers<V, kDegree>(
+                  lane, [&](auto score)
+                            __attribute__((always_inline)) { return (score - max) * factor; })
+            : sum_powers<V, kDegree>(
+                  lane, [&](auto score)
+                            __attribute__((always_inline)) { return V::fms(score, factor, base); });
+    V::store(scratch_ + layout_.sum + lane, sum);
+    V::store(scratch_ + layout_.inverse + lane, sum == nothing ? nothing : V::set(1) / sum);
+  }
+  template <class V, int kDegree, class Exponent>
+  typename V::F sum_powers(int64_t lane, const Exponent& exponent) const {
+    const auto nothing = V::zero();
     const int64_t stride = layout_.lanes;
     const float* from = scratch_ + layout_.scores + lane;
     uint32_t* to = words(layout_.scores) + lane;
     auto even_sum = nothing, odd_sum = nothing;
     for (int64_t j = 0; j < keys_; j += 2, from += 2 * stride, to += stride) {
-      const auto even = power(from);
-      const auto odd = j + 1 < keys_ ? power(from + stride) : nothing;
+      const auto even = exp2<V, kDegree>(exponent(V::load(from)));
+      const auto odd = j + 1 < keys_ ? exp2<V, kDegree>(exponent(V::load(from + stride))) : nothing;
       V::store_pairs(to, even, odd);
       even_sum += even;
       odd_sum += odd;
     }
-    const auto sum = even_sum + odd_sum;
-    V::store(scratch_ + layout_.sum + lane, sum);
-    V::store(scratch_ + layout_.inverse + lane, sum == nothing ? nothing : V::set(1) / sum);
+    return even_sum + odd_sum;
   }
 
   void write_lse(float* lse) const {

@@ -89,6 +89,10 @@ struct Whole {
   static F fms(F a, F b, F c) { return _mm512_fmsub_ps(a, b, c); }
   static F fraction(F x) { return _mm512_maskz_reduce_ps(0xffff, x, 1); }
   static F scale(F x, F power) { return _mm512_maskz_scalef_ps(0xffff, x, power); }
+  // Whether some |x| is larger, or not a number.
+  static bool beyond(F x, float most) {
+    return _mm512_cmp_ps_mask(max(x, zero() - x), set(most), _CMP_NLE_UQ) != 0;
+  }
   static __m256i narrow(F x) { return (__m256i)_mm512_cvtneps_pbh(x); }
   static void store_narrow(void* p, F x) {
     _mm256_storeu_si256(static_cast<__m256i*>(p), narrow(x));
@@ -126,6 +130,9 @@ struct Half {
   static F fms(F a, F b, F c) { return _mm256_fmsub_ps(a, b, c); }
   static F fraction(F x) { return _mm256_maskz_reduce_ps(0xff, x, 1); }
   static F scale(F x, F power) { return _mm256_maskz_scalef_ps(0xff, x, power); }
+  static bool beyond(F x, float most) {
+    return _mm256_cmp_ps_mask(max(x, zero() - x), set(most), _CMP_NLE_UQ) != 0;
+  }
   static void store_narrow(void* p, F x) {
     _mm_storeu_si128(static_cast<__m128i*>(p), (__m128i)_mm256_cvtneps_pbh(x));
   }
