@@ -1,5 +1,6 @@
 // Attention for long sequences in bf16, backward: operands and products with vdpbf16ps behind plain
-// functions, for the driver with the masks (attention_backward_tiled_avx3.cpp). Not for callers.
+// functions, for the driver with the masks (attention_backward_tiled_avx3.cpp); forward turns rows
+// with them too. Not for callers.
 #pragma once
 
 #include <cstdint>
@@ -27,6 +28,17 @@ struct RowsFrom {
   int64_t token;  // from row to row, in elements
   int64_t count, dim;
 };
+
+// Turns rows by their positions (attention_rows.h) in f32 and rounds them; what is not turned is
+// copied.
+struct RotatedRows {
+  const bf16* const* rows;
+  int64_t count, dim;
+  const float* table;  // of the first row's position: half cosines, half sines; then of the next
+  int64_t half;
+  RotaryLayout layout;
+};
+void rotated(const RotatedRows& from, bf16* to, int64_t stride);
 
 // Pairs along the rows' elements, [pairs(dim)][width]; rows that are not there are 0.
 void transposed(const RowsFrom& from, uint32_t* to, int64_t width);

@@ -156,9 +156,8 @@ class TiledHeadBackward {
           queries(first_head + h, h, i, span, keys);
       }
       for (int64_t j = 0; change_.any() && j < there(span, keys); ++j)
-        change_.undo(scratch_ + layout_.dk + j * layout_.dim,
-                     at(args_.k, p_.k, span + j, task_.kv_head),
-                     attention_detail::first_key_position(p_) + span + j, 1.0f);
+        undo(scratch_ + layout_.dk + j * layout_.dim, at(args_.k, p_.k, span + j, task_.kv_head),
+             attention_detail::first_key_position(p_) + span + j, 1.0f);
       write(scratch_ + layout_.dk, layout_.dim, p_.head_dim, static_cast<float>(p_.scale), span,
             keys, args_.dk, p_.dk);
       write(scratch_ + layout_.dv, layout_.value_dim, p_.value_dim, 1.0f, span, keys, args_.dv,
@@ -204,6 +203,13 @@ class TiledHeadBackward {
     return sum;
   }
 
+  // As RowsChange::undo(), which is for more than rotations.
+  float undo(float* g, const bf16* x, int64_t position, float temperature) const {
+    if (p_.cosine || p_.temperature) return change_.undo(g, x, position, temperature);
+    rotate_row<true>(g, p_.rotary_layout, task_.rotary.row(position), task_.rotary.half());
+    return 0;
+  }
+
   // Gradients of the queries that stand in the products, before the temperature, become those of
   // the queries; on the way that of the temperature.
   void undo_queries(int64_t head_in_group, bool kept) const {
@@ -213,8 +219,7 @@ class TiledHeadBackward {
     float* dq = scratch_ + layout_.dq + head_in_group * p_.tq * p_.head_dim;
     double sum = 0;
     for (int64_t i = 0; kept && i < p_.tq; ++i, dq += p_.head_dim)
-      sum += static_cast<double>(
-          change_.undo(dq, at(args_.q, p_.q, i, head), position + i, temperature));
+      sum += static_cast<double>(undo(dq, at(args_.q, p_.q, i, head), position + i, temperature));
     if (task_.temperature_sums) *sum_of(task_.temperature_sums, head_in_group) = sum;
   }
 
@@ -226,6 +231,18 @@ class TiledHeadBackward {
     float* const f32 = scratch_ + layout_.changing;
     for (int64_t i = 0; i < from.count; i += kQueryBlock) {
       const int64_t count = HWY_MIN(kQueryBlock, from.count - i);
+      if (!p_.cosine && factor == 1.0f) {
+        const bf16* at[kQueryBlock];
+        for (int64_t r = 0; r < count; ++r) at[r] = from.first + (i + r) * from.token;
+        products::rotated({.rows = at,
+                           .count = count,
+                           .dim = p_.head_dim,
+                           .table = task_.rotary.row(position + i),
+                           .half = task_.rotary.half(),
+                           .layout = p_.rotary_layout},
+                          to + i * layout_.dim, layout_.dim);
+        continue;
+      }
       copy_rows(from.first + i * from.token, from.token, count, p_.head_dim, f32, stride);
       change_.apply(f32, stride, count, position + i);
       if (factor != 1.0f) scale_rows(f32, count * stride, factor);

@@ -7,6 +7,7 @@
 #include "fovea/kernels/hwy_targets.h"
 #include "hwy/foreach_target.h"  // IWYU pragma: keep
 // after foreach_target.h
+#include "fovea/kernels/attention_backward_tiled.h"
 #include "fovea/kernels/attention_rows-inl.h"
 #include "fovea/kernels/attention_scores-inl.h"
 #include "fovea/kernels/attention_tiled.h"
@@ -191,8 +192,9 @@ class TiledForward {
         .rows = q, .dtype = p_.dtype, .token = p_.q.token, .dim = p_.head_dim, .factor = factor_};
     if constexpr (!std::is_same_v<T, float>) {
       if (change_.any()) {
-        change(count, attention_detail::first_query_position(p_) + first,
-               [&](int64_t i) { return q + i * p_.q.token; });
+        const auto** at = reinterpret_cast<const bf16**>(scratch_ + layout_.at);
+        for (int64_t i = 0; i < count; ++i) at[i] = q + i * p_.q.token;
+        change(at, count, attention_detail::first_query_position(p_) + first);
         from.rows = changed(0);
         from.token = attention_detail::padded(p_.head_dim);
       }
@@ -202,15 +204,22 @@ class TiledForward {
 
   // Rows as the products read them, in f32 and then rounded, to changed(0), changed(1) ...; the
   // first one stands at the position.
-  template <class RowAt>
-  void change(int64_t count, int64_t position, const RowAt& row_at) const {
+  void change(const bf16* const* from, int64_t count, int64_t position) const {
     constexpr int64_t kAtOnce = attention_detail::kTiledLanes;
-    float* const rows = scratch_ + layout_.rows;
     const int64_t stride = attention_detail::padded(p_.head_dim);
+    if (!p_.cosine)
+      return attention_detail::tiled_bf16::rotated({.rows = from,
+                                                    .count = count,
+                                                    .dim = p_.head_dim,
+                                                    .table = task_.rotary.row(position),
+                                                    .half = task_.rotary.half(),
+                                                    .layout = p_.rotary_layout},
+                                                   changed(0), stride);
+    float* const rows = scratch_ + layout_.rows;
     for (int64_t i = 0; i < count; i += kAtOnce) {
       const int64_t n = HWY_MIN(kAtOnce, count - i);
       for (int64_t r = 0; r < n; ++r)
-        copy_rows(row_at(i + r), 0, 1, p_.head_dim, rows + r * stride, stride);
+        copy_rows(from[i + r], 0, 1, p_.head_dim, rows + r * stride, stride);
       change_.apply(rows, stride, n, position + i);
       store_rows(rows, stride, n, p_.head_dim, changed(i), stride);
     }
@@ -289,8 +298,8 @@ class TiledForward {
     float* const scales = scratch_ + layout_.scales + 2 * kTiledKeys;
     const attention_detail::TiledRows keys = rows(keys_, p_.head_dim, scales);
     if (change_.any()) {
-      change(count, attention_detail::first_key_position(p_) + block.begin,
-             [&](int64_t i) { return reinterpret_cast<const bf16*>(at[i]); });
+      change(reinterpret_cast<const bf16* const*>(at), count,
+             attention_detail::first_key_position(p_) + block.begin);
       for (int64_t i = 0; i < count; ++i) at[i] = reinterpret_cast<const std::byte*>(changed(i));
     }
     format_.load_keys(keys, block_);

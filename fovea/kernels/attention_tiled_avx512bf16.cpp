@@ -171,6 +171,63 @@ void transposed(const RowsFrom& from, uint32_t* to, int64_t width) {
   }
 }
 
+namespace {
+
+inline __m256i load16(const bf16* p, __mmask16 mask) { return _mm256_maskz_loadu_epi16(mask, p); }
+inline void store16(bf16* p, __mmask16 mask, __m256i x) { _mm256_mask_storeu_epi16(p, mask, x); }
+
+// (a, b) turned by an angle.
+struct Turned {
+  __m512 a, b;
+};
+inline Turned turned(__m512 a, __m512 b, __m512 cosine, __m512 sine) {
+  return {_mm512_fnmadd_ps(b, sine, _mm512_mul_ps(a, cosine)),
+          _mm512_fmadd_ps(a, sine, _mm512_mul_ps(b, cosine))};
+}
+
+template <RotaryLayout kLayout>
+inline void rotate_row(const bf16* from, const float* cosines, int64_t half, bf16* to) {
+  for (int64_t i = 0; i < half; i += 16) {
+    const __mmask16 some = avx512_bf16::mask16(half - i);
+    const __m512 cosine = _mm512_maskz_loadu_ps(some, cosines + i);
+    const __m512 sine = _mm512_maskz_loadu_ps(some, cosines + half + i);
+    if constexpr (kLayout == RotaryLayout::pairs) {
+      const __m512i both = _mm512_maskz_loadu_epi32(some, from + 2 * i);
+      const __m512i upper = _mm512_set1_epi32(static_cast<int>(0xffff0000u));
+      const Turned x = turned(_mm512_castsi512_ps(_mm512_maskz_slli_epi32(0xffff, both, 16)),
+                              _mm512_castsi512_ps(_mm512_and_si512(both, upper)), cosine, sine);
+      _mm512_mask_storeu_epi32(to + 2 * i, some, pairs_of_halves(avx512_bf16::narrow(x.a, x.b)));
+    } else {
+      const Turned x = turned(avx512_bf16::widen(load16(from + i, some)),
+                              avx512_bf16::widen(load16(from + half + i, some)), cosine, sine);
+      const __m512i two = avx512_bf16::narrow(x.a, x.b);
+      store16(to + i, some, _mm512_maskz_extracti64x4_epi64(0xf, two, 0));
+      store16(to + half + i, some, _mm512_maskz_extracti64x4_epi64(0xf, two, 1));
+    }
+  }
+}
+
+template <RotaryLayout kLayout>
+inline void rotate_rows(const RotatedRows& from, bf16* to, int64_t stride) {
+  for (int64_t r = 0; r < from.count; ++r, to += stride) {
+    const bf16* row = from.rows[r];
+    rotate_row<kLayout>(row, from.table + 2 * from.half * r, from.half, to);
+    for (int64_t c = 2 * from.half; c < from.dim; c += 16) {
+      const __mmask16 some = avx512_bf16::mask16(from.dim - c);
+      store16(to + c, some, load16(row + c, some));
+    }
+  }
+}
+
+}  // namespace
+
+void rotated(const RotatedRows& from, bf16* to, int64_t stride) {
+  if (from.layout == RotaryLayout::pairs)
+    rotate_rows<RotaryLayout::pairs>(from, to, stride);
+  else
+    rotate_rows<RotaryLayout::halves>(from, to, stride);
+}
+
 void copied(const RowsFrom& from, bf16* to, int64_t stride) {
   for (int64_t r = 0; r < from.count; ++r)
     for (int64_t c = 0; c < from.dim; c += 32)
