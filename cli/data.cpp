@@ -12,6 +12,7 @@
 #include "cli/table.h"
 #include "cli/verbs.h"
 #include "fovea/base/error.h"
+#include "fovea/data/splits.h"
 #include "fovea/data/statistics.h"
 #include "fovea/formats/file.h"
 
@@ -29,6 +30,7 @@ struct Contents {
   PixelStatistics pixels;                      // of train, where it is images
   SeriesStatistics series;                     // of train, where it is numbers
   std::vector<Twins> twins;
+  std::vector<std::string> skipped;  // what is said of samples that are left out
 
   const Dataset& train() const { return splits[0]; }
   // nullptr where it is numbers.
@@ -38,11 +40,20 @@ struct Contents {
 
 Contents read_contents(const DataOptions& options, const std::shared_ptr<ThreadPool>& pool) {
   Contents contents;
-  for (Split split : kSplits) {
-    if (!has_split(options, split)) continue;
-    const auto i = static_cast<size_t>(split);
-    contents.splits[i] = load_with_progress(options, split, pool);
-    contents.counts[i] = class_counts(contents.splits[i]);
+  Progress progress(stderr);
+  contents.splits = load_splits(options, [&](Split split) {
+    LoadContext context;
+    context.pool = pool;
+    context.progress = [&, split](int64_t done, int64_t all) {
+      show_loading(progress, split, done, all);
+    };
+    return context;
+  });
+  for (size_t i = 0; i < contents.splits.size(); ++i)
+    if (contents.splits[i].size() > 0) contents.counts[i] = class_counts(contents.splits[i]);
+  for (const Split split : kSplits) {
+    std::string text = skipped_text(options, contents.splits[static_cast<size_t>(split)], split);
+    if (!text.empty()) contents.skipped.push_back(std::move(text));
   }
   contents.pixels = pixel_statistics(contents.train());
   contents.series = series_statistics(contents.train());
@@ -67,13 +78,7 @@ std::vector<std::string> remarks(const Contents& c) {
         "'{}' has {:.1f} times as many training samples as '{}' "
         "(task.balance = 1.0 makes training treat classes alike)",
         name(most), static_cast<double>(*most) / static_cast<double>(*least), name(least)));
-  for (Split split : kSplits) {
-    const Dataset& data = c.splits[static_cast<size_t>(split)];
-    if (!data.skipped.empty())
-      lines.push_back(
-          fmt::format("files of {} that cannot be read and are left out: {}, the first: {}",
-                      enum_name(split), data.skipped.size(), data.skipped[0]));
-  }
+  lines.insert(lines.end(), c.skipped.begin(), c.skipped.end());
   const auto tell = [&](const std::string& one, const std::string& many, auto&& counts_as) {
     std::vector<std::string> named;
     size_t found = 0;

@@ -3,11 +3,13 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cstring>
 #include <filesystem>
 #include <numeric>
 #include <set>
 
 #include "cli/cli_support.h"
+#include "cli/explain_json.h"
 #include "cli/series_sheet.h"
 #include "cli/verbs.h"
 #include "fovea/base/error.h"
@@ -15,6 +17,7 @@
 #include "fovea/base/text.h"
 #include "fovea/data/permutation.h"
 #include "fovea/data/series_dataset.h"
+#include "fovea/explain/column_effects.h"
 #include "fovea/explain/report.h"
 #include "fovea/explain/samples.h"
 #include "fovea/formats/image.h"
@@ -42,18 +45,19 @@ struct Options {
 void declare(Arguments& arguments, Options& o) {
   arguments.positional("BUNDLE", o.path, "Folder of the model");
   arguments.positionals("FILE", o.files,
-                        "PNG or JPEG images, or .csv and .npy files for a model of sequences; "
+                        "PNG or JPEG images, or a .csv or .npy file for a model of numbers; "
                         "none: examples of the data set, right and wrong ones",
                         /*required=*/false);
   arguments.option("--out", o.out, "DIR", "Folder for page and pictures; else BUNDLE/explain");
   arguments.option("--class", o.class_text, "NAME",
                    "Class that the gradient is of; else the one that the model names");
   arguments.option("--samples", o.samples, 1, 1000,
-                   "Examples of the data set, or of a file of sequences");
+                   "Examples of the data set, or of a file of numbers");
   arguments.option("--split", o.split, "Which part of the data set");
   arguments.flag("--faithfulness", o.faithfulness,
                  "Measure whether answers hang on what is ranked high: remove it and see");
-  arguments.option("--images", o.images, 2, 1'000'000, "Images of the split for --faithfulness");
+  arguments.option("--images", o.images, 2, 1'000'000,
+                   "Images of the split for --faithfulness; or sequences, or rows");
   arguments.option("--orders", o.orders, 1, 1000, "Random orders of each, to compare with");
   add_run_options(arguments, o.run);
   arguments.threads(o.threads);
@@ -86,7 +90,7 @@ Runner make_runner(Model& model, const RunOptions& options,
 
 // How examples become pictures to lay attention on.
 struct Painter {
-  CurvesScale scale = {};  // of sequences; no steps: the examples are images
+  CurvesScale scale = {};  // of numbers; no steps: the examples are images
 
   Image operator()(const Dataset& data, int64_t i) const {
     if (scale.steps > 0) return curves_picture(data, i, scale, kCurvesHeight, kCurvesWidth);
@@ -98,10 +102,11 @@ struct Painter {
 
 Painter painter_of(Model& model, const TokenGrid& grid) {
   const Graph& graph = model.inference();
-  if (graph.find(kSeriesInput) < 0) return {};
+  if (grid.kind == TokenKind::patch) return {};
   const SeriesInfo info = series_info(graph);
   // Strips of equal width, though the last token may stand for fewer steps.
-  return {{info.mean, info.deviation, grid.columns * steps_of_token(graph)}};
+  return {
+      {info.mean, info.deviation, grid.kind == TokenKind::steps ? grid.columns * grid.steps : 1}};
 }
 
 // What is to be explained.
@@ -117,8 +122,8 @@ Examples read_files(const Options& o, Model& model) {
   if (graph.find(kSeriesInput) >= 0) {
     if (o.files.size() != 1)
       throw Error(ErrorCode::invalid_argument,
-                  fmt::format("[explain] expected one file of sequences, got {} (explain them one "
-                              "by one)",
+                  fmt::format("[explain] expected one file of numbers, got {} (explain them one by "
+                              "one)",
                               o.files.size()));
     const SeriesInfo info = series_info(graph);
     const Dataset all =
@@ -185,102 +190,38 @@ int32_t class_named(const std::string& text, const std::vector<std::string>& lab
                                          : fmt::format("{}", fmt::join(labels, ", "))));
 }
 
-void explain_all(const Options& o, Explainer& explainer, const Examples& examples,
-                 const Painter& paint, ExplainReport& report) {
-  const Graph& graph = explainer.graph();
+std::vector<float> row_of(const Examples& examples, int64_t i) {
+  const DataInput& input = *examples.data.input(kSeriesInput);
+  std::vector<float> values(input.sample_bytes() / sizeof(float));
+  std::memcpy(values.data(), input.sample(i).data(), input.sample_bytes());
+  return values;
+}
+
+void explain_all(const Options& o, Runner& runner, const Examples& examples, const Painter& paint,
+                 ExplainReport& report) {
+  const Graph& graph = runner.explainer.graph();
   const int64_t classes = graph.shape(graph.output(kLogits))[1].constant();
   const std::vector<int32_t> asked(examples.names.size(),
                                    class_named(o.class_text, report.labels, classes));
-  auto explained = explainer.explain(examples.data, asked);
-  for (size_t i = 0; i < explained.size(); ++i)
-    report.images.push_back({examples.names[i], examples.truths[i],
-                             paint(examples.data, static_cast<int64_t>(i)),
-                             std::move(explained[i])});
-}
-
-Json shares_json(const std::vector<double>& shares) {
-  Json array = Json::array();
-  for (const double share : shares) array.push(share);
-  return array;
-}
-
-Json estimate_json(const Estimate& e) {
-  Json json = Json::object();
-  json.set("mean", e.mean).set("standard_error", e.error);
-  return json;
-}
-
-Json curve_json(const RemovalCurve& removal) {
-  Json means = Json::array(), errors = Json::array();
-  for (const Estimate& e : removal.probability) {
-    means.push(e.mean);
-    errors.push(e.error);
+  auto explained = runner.explainer.explain(examples.data, asked);
+  report.columns = examples.data.columns;
+  std::vector<std::vector<double>> effects;
+  if (report.grid.kind != TokenKind::patch) {
+    std::vector<int32_t> named;
+    for (const Explanation& e : explained) named.push_back(e.explained);
+    effects = column_effects(runner.model, examples.data, named, paint.scale.mean);
   }
-  Json json = Json::object();
-  json.set("area", estimate_json(removal.area))
-      .set("probability", std::move(means))
-      .set("standard_error", std::move(errors));
-  return json;
-}
-
-Json faithfulness_json(const ExplainReport& report) {
-  const Faithfulness& f = *report.faithfulness;
-  Json rankings = Json::array();
-  for (const RankingFaithfulness& r : f.rankings) {
-    Json one = Json::object();
-    one.set("ranking", enum_name(r.ranking))
-        .set("deletion_below_random", estimate_json(r.deletion_gain))
-        .set("insertion_above_random", estimate_json(r.insertion_gain))
-        .set("highest_first", curve_json(r.highest_first))
-        .set("lowest_first", curve_json(r.lowest_first));
-    rankings.push(std::move(one));
+  for (size_t i = 0; i < explained.size(); ++i) {
+    const auto at = static_cast<int64_t>(i);
+    report.images.push_back(
+        {examples.names[i], examples.truths[i], paint(examples.data, at), std::move(explained[i])});
+    if (!effects.empty()) report.images.back().column_effects = std::move(effects[i]);
+    if (report.grid.kind == TokenKind::column) report.images.back().values = row_of(examples, at);
   }
-  Json json = Json::object();
-  json.set("images", f.images)
-      .set("tokens", f.tokens)
-      .set("steps", f.steps)
-      .set("random_orders", f.random_orders)
-      .set("removed_patches_become", report.removed)
-      .set("random", curve_json(f.random))
-      .set("rankings", std::move(rankings));
-  return json;
 }
 
 std::string_view precision_of(const Options& o) {
   return enum_name(o.run.precision.value_or(Precision::f32));
-}
-
-void print_as_json(const Options& o, const ExplainReport& report, const std::string& folder,
-                   const std::vector<std::string>& files) {
-  Json examples = Json::array();
-  for (const ExplainedImage& image : report.images) {
-    const Explanation& e = image.explanation;
-    Json probabilities = Json::object();
-    for (size_t c = 0; c < e.probabilities.size(); ++c)
-      probabilities.set(class_name(report, static_cast<int32_t>(c)), e.probabilities[c]);
-    Json one = Json::object();
-    one.set("name", image.name).set("class", class_name(report, e.predicted));
-    if (!image.truth.empty()) one.set("true_class", image.truth);
-    one.set("explained_class", class_name(report, e.explained))
-        .set("probabilities", std::move(probabilities))
-        .set("rollout", shares_json(e.rollout))
-        .set("gradient_rollout", shares_json(e.gradient_rollout));
-    examples.push(std::move(one));
-  }
-  Json grid = Json::object();
-  grid.set("rows", report.grid.rows).set("columns", report.grid.columns);
-  Json names = Json::array();
-  for (const std::string& file : files) names.push(std::string_view(file));
-  Json out = Json::object();
-  out.set("model", report.model)
-      .set("level", o.run.level)
-      .set("precision", precision_of(o))
-      .set("grid", std::move(grid))
-      .set("folder", folder)
-      .set("files", std::move(names))
-      .set("examples", std::move(examples));
-  if (report.faithfulness) out.set("faithfulness", faithfulness_json(report));
-  print_json(out);
 }
 
 void print_as_text(const ExplainReport& report, const std::filesystem::path& page) {
@@ -301,9 +242,10 @@ void print_as_text(const ExplainReport& report, const std::filesystem::path& pag
       return fmt::format("{:.4f} +- {:.4f}", e.mean, e.error);
     };
     fmt::print(
-        "\nArea under the probability of the class, {} images, +- standard error\n"
+        "\nArea under the probability of the class, {} {}, +- standard error\n"
         "{:<18}  {:>16}  {:>16}  {:>16}  {:>16}\n",
-        f.images, "", "deletion", "below random", "insertion", "above random");
+        f.images, token_words(report.grid.kind).examples, "", "deletion", "below random",
+        "insertion", "above random");
     for (const RankingFaithfulness& r : f.rankings)
       fmt::print("{:<18}  {:>16}  {:>16}  {:>16}  {:>16}\n", enum_name(r.ranking),
                  text(r.highest_first.area), text(r.deletion_gain), text(r.lowest_first.area),
@@ -321,10 +263,6 @@ int run(const Call&, Options& o) {
   const auto seed = static_cast<uint64_t>(o.seed.value_or(model.train_options().seed));
   const std::shared_ptr<ThreadPool> pool = make_pool(o.threads);
   Runner runner = make_runner(model, o.run, pool);
-  if (o.faithfulness && model.inference().find(kSeriesInput) >= 0)
-    throw Error(ErrorCode::unsupported,
-                "[explain] --faithfulness removes patches of images, and this model sees sequences "
-                "(leave it out)");
   // Before minutes of work, not after.
   prepare_report_folder(folder);
 
@@ -336,27 +274,34 @@ int run(const Call&, Options& o) {
   if (o.files.empty() || o.faithfulness) data = model.dataset(o.split, pool);
   const Examples examples =
       o.files.empty() ? read_samples(o, data, runner.model, seed) : read_files(o, model);
-  explain_all(o, runner.explainer, examples, painter_of(model, report.grid), report);
+  explain_all(o, runner, examples, painter_of(model, report.grid), report);
   const auto& layers = report.images.at(0).explanation.layers;
   report.about = fmt::format("Level {}, {}; {}x{} tokens, {} layers of attention", o.run.level,
                              precision_of(o), report.grid.rows, report.grid.columns, layers.size());
   if (o.faithfulness) {
-    const ImageDataset some =
-        as_images(select(data, drawn(data.size(), o.images, seed, "explain.faithfulness")),
-                  "[explain] --faithfulness");
-    report.removed = "the mean of the training images at that place";
-    const auto removed = mean_image(model.images(Split::train, pool, "[explain] --faithfulness"));
+    const Dataset some = select(data, drawn(data.size(), o.images, seed, "explain.faithfulness"));
+    const bool images = report.grid.kind == TokenKind::patch;
+    report.removed = images ? "the mean of the training images at that place"
+                            : "the mean of each column in training";
+    std::vector<uint8_t> removed;
+    if (images) {
+      removed = mean_image(model.images(Split::train, pool, "[explain] --faithfulness"));
+    } else {
+      const SeriesInfo info = series_info(model.inference());
+      removed = mean_series(info.mean, info.steps);
+    }
     Progress progress(stderr);
     report.faithfulness = measure_faithfulness(
         runner.model, runner.explainer, some, removed,
         {.random_orders = o.orders, .batch = kBatch, .seed = seed, .progress = [&](double done) {
-           if (!o.quiet) progress.update(done, "removing patches");
+           if (!o.quiet)
+             progress.update(done, fmt::format("removing {}", token_words(report.grid.kind).parts));
          }});
     progress.finish();
   }
   const auto files = write_report(folder, report);
   if (o.json)
-    print_as_json(o, report, folder.string(), files);
+    print_json(explain_json(report, {o.run.level, precision_of(o)}, folder.string(), files));
   else
     print_as_text(report, folder / "index.html");
   return 0;
@@ -370,10 +315,10 @@ Verb explain_verb() {
       .summary = "draw what a model looked at, as a page",
       .description =
           "Shows what a model looked at: the attention of each layer and head, attention "
-          "rollout, and rollout weighted by the gradient of a class, drawn over images, or over "
-          "the "
-          "curves of sequences. Writes "
-          "one page that opens from disk, and each picture as a file of its own.\n"
+          "rollout, and rollout weighted by the gradient of a class, drawn over images, over the "
+          "curves of sequences, or over the columns of rows; for numbers also what each column "
+          "adds to the answer. Writes one page that opens from disk, and each picture as a file of "
+          "its own.\n"
           "Images of another size or colour than the model's are fitted to it.",
       .examples = {{"fovea explain runs/demo", "examples of the data set, right and wrong ones"},
                    {"fovea explain runs/demo picture.png --out look", "a picture of your own"},

@@ -12,6 +12,7 @@
 #include "fovea/base/error.h"
 #include "fovea/base/text.h"
 #include "fovea/data/csv_header.h"
+#include "fovea/data/splits.h"
 #include "fovea/formats/recipe.h"
 
 namespace fovea::cli {
@@ -227,9 +228,9 @@ class TableSurvey {
 };
 
 void count(SeriesSurvey& s) {
+  const std::array<Dataset, 3> splits = load_splits(s.data);
   for (const Split split : {Split::train, Split::validation, Split::test}) {
-    if (!has_split(s.data, split)) continue;
-    const Dataset part = load_dataset(s.data, split);
+    const Dataset& part = splits[static_cast<size_t>(split)];
     s.samples[static_cast<size_t>(split)] = part.size();
     if (split != Split::train) continue;
     const DataInput& series = *part.input(kSeriesInput);

@@ -14,6 +14,8 @@ namespace fovea::cli {
 
 namespace {
 
+constexpr size_t kShownSkipped = 20;
+
 struct Options {
   std::string path;
   std::vector<std::string> files;
@@ -47,7 +49,8 @@ std::vector<Answer> answers_of_images(Predictor& predictor, const std::vector<st
 }
 
 std::vector<Answer> answers_of_rows(Predictor& predictor, const Bundle& bundle,
-                                    const std::vector<std::string>& files) {
+                                    const std::vector<std::string>& files,
+                                    std::vector<std::string>& skipped) {
   DataOptions data;
   RecipeTable::parse(bundle.recipe, "recipe.toml").bind("data", data);
   const SeriesInfo info = series_info(bundle.graph);
@@ -55,6 +58,7 @@ std::vector<Answer> answers_of_rows(Predictor& predictor, const Bundle& bundle,
   for (const std::string& file : files) {
     const Dataset samples =
         load_series_file(file, data, {info.steps, info.features, info.ragged, false});
+    skipped.insert(skipped.end(), samples.skipped.begin(), samples.skipped.end());
     std::vector<std::vector<ClassScore>> all = predictor.predict(samples);
     for (size_t i = 0; i < all.size(); ++i)
       answers.push_back({file, samples.name(static_cast<int64_t>(i)), std::move(all[i])});
@@ -62,11 +66,24 @@ std::vector<Answer> answers_of_rows(Predictor& predictor, const Bundle& bundle,
   return answers;
 }
 
+// Who counts the answers must learn that there are fewer than rows.
+void tell_skipped(const std::vector<std::string>& skipped) {
+  if (skipped.empty()) return;
+  fmt::print(stderr, "{} without an answer, since {} (data.missing = \"skip\" in the recipe):\n",
+             skipped.size() == 1 ? "one sample is" : fmt::format("{} samples are", skipped.size()),
+             skipped.size() == 1 ? "it misses a value" : "they miss a value");
+  for (size_t i = 0; i < std::min(skipped.size(), kShownSkipped); ++i)
+    fmt::print(stderr, "  {}\n", skipped[i]);
+  if (skipped.size() > kShownSkipped)
+    fmt::print(stderr, "  and {} more (--json names all)\n", skipped.size() - kShownSkipped);
+}
+
 int run(const Call&, Options& o) {
   const Bundle bundle = load_bundle(o.path);
   Predictor predictor(bundle, make_pool(o.threads));
+  std::vector<std::string> skipped;
   const std::vector<Answer> answers = bundle.graph.find(kSeriesInput) >= 0
-                                          ? answers_of_rows(predictor, bundle, o.files)
+                                          ? answers_of_rows(predictor, bundle, o.files, skipped)
                                           : answers_of_images(predictor, o.files);
   const auto name_of = [](const Answer& a) -> const std::string& {
     return a.sample.empty() ? a.file : a.sample;
@@ -99,8 +116,14 @@ int run(const Call&, Options& o) {
   if (o.json) {
     Json out = Json::object();
     out.set("predictions", std::move(predictions));
+    if (!skipped.empty()) {
+      Json reasons = Json::array();
+      for (const std::string& why : skipped) reasons.push(std::string_view(why));
+      out.set("skipped", std::move(reasons));
+    }
     print_json(out);
   }
+  tell_skipped(skipped);
   return 0;
 }
 

@@ -104,6 +104,27 @@ void draw_curves(Image& sheet, const Sample& sample, const CurvesScale& scale, c
   }
 }
 
+// A bar for each column, in a strip of equal width.
+void draw_bars(Image& picture, const Sample& row, const CurvesScale& scale) {
+  const int64_t columns = row.features, middle = picture.height / 2;
+  box(picture, 0, 0, picture.height, picture.width, {246, 246, 249});
+  for (int64_t c = 0; c < columns; ++c) {
+    const auto f = static_cast<size_t>(c);
+    const int64_t left = c * picture.width / columns, right = (c + 1) * picture.width / columns;
+    const double deviation = scale.deviation[f] > 0 ? scale.deviation[f] : 1;
+    const double z = (static_cast<double>(row.values[f]) - scale.mean[f]) / deviation;
+    if (!std::isnan(z)) {
+      const auto end = middle - std::llround(std::clamp(z, -kShown, kShown) / kShown *
+                                             static_cast<double>(middle - 2));
+      const int64_t gap = std::min<int64_t>((right - left) / 5, 8);
+      box(picture, std::min<int64_t>(end, middle), left + gap, std::abs(end - middle) + 1,
+          std::max<int64_t>(right - left - 2 * gap, 1), kColours[0]);
+    }
+    if (c > 0 && right - left > 6) box(picture, 0, left, picture.height, 1, kGrey);
+  }
+  box(picture, middle, 0, 1, picture.width, {90, 90, 98});
+}
+
 // Up to `most` samples of each class that has any, drawn by the seed.
 std::vector<std::vector<int64_t>> drawn(const Dataset& data, size_t most, uint64_t seed) {
   std::vector<int64_t> order;
@@ -172,6 +193,10 @@ Image table_sheet(const Dataset& data, const std::vector<std::vector<int64_t>>& 
 Image curves_picture(const Dataset& data, int64_t sample, const CurvesScale& scale, int64_t height,
                      int64_t width) {
   Image picture = white(height, width);
+  if (data.input(kSeriesInput)->shape[0] == 1) {
+    draw_bars(picture, sample_of(data, sample), scale);
+    return picture;
+  }
   draw_curves(picture, sample_of(data, sample), scale, {0, 0, height, width});
   return picture;
 }

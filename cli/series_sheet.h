@@ -17,11 +17,12 @@ namespace fovea::cli {
 Image series_sheet(const Dataset& dataset, const SeriesStatistics& train, uint64_t seed);
 
 // The curves of one sequence over so many steps (longer than it: grey behind it), on white; mean
-// and deviation by feature as above. Error (unsupported) for single rows.
+// and deviation by feature as above.
 struct CurvesScale {
   std::vector<double> mean, deviation;
   int64_t steps = 0;
 };
+// A single row has a bar for each column instead, from the mean up or down.
 Image curves_picture(const Dataset& dataset, int64_t sample, const CurvesScale& scale,
                      int64_t height, int64_t width);
 

@@ -91,10 +91,16 @@ TEST_F(SeriesVerbs, SequencesOfDifferentLengthsAreLearnt) {
   ASSERT_EQ(page["examples"].size(), 3u);
   double shares = 0;
   for (const json& share : page["examples"][0]["rollout"]) shares += share.get<double>();
-  EXPECT_NEAR(shares, 14, 1e-3);
+  // Of those tokens that the sequence has; and what each column adds.
+  EXPECT_NEAR(shares, static_cast<double>(page["examples"][0]["rollout"].size()), 1e-3);
+  EXPECT_EQ(page["examples"][0]["columns"][1]["column"], "level");
   EXPECT_EQ(read_image(folder_ / "model/explain/01-gradient.png").channels, 3);
   EXPECT_EQ(run({"explain", "model", "new.csv", "--out", "look"}).code, 0);
-  expect_error(run({"explain", "model", "--faithfulness"}), {"removes patches of images"});
+  const Finished measured = run({"explain", "model", "--faithfulness", "--json"});
+  ASSERT_EQ(measured.code, 0) << measured.err;
+  const json faithful = json::parse(measured.out)["faithfulness"];
+  EXPECT_EQ(faithful["tokens"], 14);
+  EXPECT_GT(faithful["rankings"][1]["insertion_above_random"]["mean"], 0) << faithful;
   expect_error(run({"data", "runs.toml", "--export", "png"}), {"expected images"});
   EXPECT_EQ(run({"profile", "model"}).code, 0);
   write("wrong.csv", "level,run\n1,a\n");
@@ -151,10 +157,45 @@ TEST_F(SeriesVerbs, ArraysAndRowsAreLearntTooAndExported) {
   EXPECT_EQ(all[1]["classes"][0]["class"], "0");
   const Finished exported = run({"export", "model", "--onnx", "m.onnx"});
   EXPECT_EQ(exported.code, 0) << exported.err;
-  expect_error(run({"explain", "model"}), {"columns of single rows, and only sequences are drawn"});
+  const Finished explained = run({"explain", "model", "one.npy", "--json"});
+  ASSERT_EQ(explained.code, 0) << explained.err;
+  const json rows = json::parse(explained.out)["examples"];
+  ASSERT_EQ(rows.size(), 2u);
+  // The classes hang on the first two columns.
+  const json& columns = rows[1]["columns"];
+  EXPECT_GT(columns[0]["adds"].get<double>() + columns[1]["adds"].get<double>(),
+            2 * std::abs(columns[2]["adds"].get<double>()))
+      << columns;
+  EXPECT_FALSE(rows[0]["columns"][2].contains("value"));
+  const Finished measured = run({"explain", "model", "--faithfulness", "--images", "60"});
+  ASSERT_EQ(measured.code, 0) << measured.err;
+  EXPECT_NE(measured.out.find("60 rows"), std::string::npos) << measured.out;
   const json looked = json::parse(run({"data", "d.toml", "--json"}).out);
   EXPECT_EQ(looked["features"], 3);
   EXPECT_EQ(looked["columns"][2]["missing"], 68) << looked;
+}
+
+TEST_F(SeriesVerbs, RowsWithoutAnAnswerAreNamed) {
+  std::string table = "x,y,label\n";
+  for (int i = 0; i < 60; ++i)
+    table += fmt::format("{},{},{}\n", i % 7, i % 5 == 0 ? "" : "1", i % 7 > 3 ? "big" : "small");
+  write("t.csv", table);
+  ASSERT_EQ(run({"new", "sequence-classifier", "t.csv"}).code, 0);
+  const Finished trained = run({"train", "t.toml", "--out", "model", "--set", "train.epochs=1",
+                                "--set", "data.missing=skip"});
+  ASSERT_EQ(trained.code, 0) << trained.err;
+  EXPECT_NE(trained.err.find("12 samples of the train split miss a value"), std::string::npos)
+      << trained.err;
+  write("new.csv", "x,y\n1,1\n2,\n3,1\n");
+  const Finished f = run({"predict", "model", "new.csv", "--top", "1"});
+  ASSERT_EQ(f.code, 0) << f.err;
+  EXPECT_NE(f.err.find("one sample is without an answer"), std::string::npos) << f.err;
+  EXPECT_NE(f.err.find("new.csv, line 3: no value in 'y'"), std::string::npos) << f.err;
+  const json result = json::parse(run({"predict", "model", "new.csv", "--json"}).out);
+  EXPECT_EQ(result["predictions"].size(), 2u);
+  EXPECT_EQ(result["skipped"], json({"new.csv, line 3: no value in 'y'"}));
+  const Finished looked = run({"data", "t.toml", "--set", "data.missing=skip"});
+  EXPECT_NE(looked.out.find("miss a value and are left out"), std::string::npos) << looked.out;
 }
 
 TEST_F(SeriesVerbs, WrongWishesAndKeysAreErrors) {

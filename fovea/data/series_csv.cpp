@@ -232,12 +232,27 @@ class CsvSeries {
     if (reading_.labelled && sample.label < 0) return;  // the recipe takes other classes
     const size_t width = features_.size();
     const auto begin = result_.values.begin() + first * static_cast<int64_t>(width);
-    if (o_.missing == Missing::skip &&
-        std::any_of(begin, begin + count * static_cast<int64_t>(width),
-                    [](float v) { return std::isnan(v); }))
-      return;
+    if (o_.missing == Missing::skip) {
+      const auto end = begin + count * static_cast<int64_t>(width);
+      const auto gap = std::find_if(begin, end, [](float v) { return std::isnan(v); });
+      if (gap != end) return skip(sample, line_of, static_cast<size_t>(gap - begin));
+    }
     result_.samples.push_back(sample);
     result_.places.push_back(table_.line(row(line_of)));
+  }
+
+  // The number with that place in the sample is missing.
+  void skip(const SeriesSample& sample, int64_t line_of, size_t number) {
+    const auto line = [&](int64_t i) { return table_.line(rows_[static_cast<size_t>(i)]); };
+    const int64_t gap = line(sample.first + static_cast<int64_t>(number / features_.size()));
+    const std::string& column = result_.columns[number % features_.size()];
+    const bool sequence = o_.window == 0 && !result_.groups.empty();
+    std::string why = fmt::format("{}, ", file_);
+    why += sequence ? result_.groups[static_cast<size_t>(sample.group)]
+                    : fmt::format("line {}", line(line_of));
+    why += fmt::format(": no value in '{}'", column);
+    if (sequence || gap != line(line_of)) why += fmt::format(" (line {})", gap);
+    result_.skipped.push_back({std::move(why), sample.split});
   }
 
   void make_samples() {

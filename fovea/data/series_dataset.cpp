@@ -253,22 +253,51 @@ bool series_has_split(const DataOptions& o, Split split) {
                      [&](const SeriesSample& sample) { return sample.split == split; });
 }
 
-Dataset load_series(const DataOptions& o, Split split, const LoadContext& context) {
-  SeriesShape shape;
-  SeriesTable table = read_main(o, shape);
-  if (split != Split::train && !file_of(o, split).empty()) {
+namespace {
+
+// The samples of a part, or none, where `whole` is what read_main gave.
+Dataset part_of(const SeriesTable& whole, const SeriesShape& shape, const DataOptions& o,
+                Split split, const LoadContext& context) {
+  SeriesTable other;
+  const bool own_file = split != Split::train && !file_of(o, split).empty();
+  if (own_file) {
     SeriesReading reading;
-    reading.columns = table.columns;
-    reading.class_names = table.class_names;
-    table = read_part(o, split, reading);
-    for (SeriesSample& sample : table.samples) sample.split = split;
+    reading.columns = whole.columns;
+    reading.class_names = whole.class_names;
+    other = read_part(o, split, reading);
+    for (SeriesSample& sample : other.samples) sample.split = split;
+    for (SkippedSample& sample : other.skipped) sample.split = split;
   }
+  const SeriesTable& table = own_file ? other : whole;
   std::vector<size_t> chosen;
   for (size_t i = 0; i < table.samples.size(); ++i)
     if (table.samples[i].split == split) chosen.push_back(i);
-  if (chosen.empty()) refuse_split(split);
+  if (chosen.empty()) return {};
   check_lengths(table, shape);
-  return make_dataset(table, chosen, shape, context.memory_limit);
+  Dataset data = make_dataset(table, chosen, shape, context.memory_limit);
+  for (const SkippedSample& sample : table.skipped)
+    if (sample.split == split) data.skipped.push_back(sample.why);
+  return data;
+}
+
+}  // namespace
+
+Dataset load_series(const DataOptions& o, Split split, const LoadContext& context) {
+  SeriesShape shape;
+  const SeriesTable table = read_main(o, shape);
+  Dataset data = part_of(table, shape, o, split, context);
+  if (data.size() == 0) refuse_split(split);
+  return data;
+}
+
+std::array<Dataset, 3> load_series_splits(const DataOptions& o, const LoadContext& context) {
+  SeriesShape shape;
+  const SeriesTable table = read_main(o, shape);
+  std::array<Dataset, 3> splits;
+  for (const Split split : {Split::train, Split::validation, Split::test})
+    splits[static_cast<size_t>(split)] = part_of(table, shape, o, split, context);
+  if (splits[0].size() == 0) refuse_split(Split::train);
+  return splits;
 }
 
 Dataset load_series_file(const std::string& file, const DataOptions& options,
@@ -297,7 +326,9 @@ Dataset load_series_file(const std::string& file, const DataOptions& options,
   check_lengths(table, shape);
   std::vector<size_t> all(table.samples.size());
   for (size_t i = 0; i < all.size(); ++i) all[i] = i;
-  return make_dataset(table, all, shape, 0);
+  Dataset data = make_dataset(table, all, shape, 0);
+  for (const SkippedSample& sample : table.skipped) data.skipped.push_back(sample.why);
+  return data;
 }
 
 }  // namespace fovea

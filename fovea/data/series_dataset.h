@@ -3,6 +3,7 @@
 // takes the mean of the training part from them (see SeriesInfo in tasks/task.h).
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <string>
 #include <vector>
@@ -16,6 +17,9 @@ namespace fovea {
 // cannot be (windows that overlap cut at random, fewer groups than parts) and for what does not fit
 // into memory.
 Dataset load_series(const DataOptions& options, Split split, const LoadContext& context = {});
+// What load_splits() does for them.
+std::array<Dataset, 3> load_series_splits(const DataOptions& options,
+                                          const LoadContext& context = {});
 bool series_has_split(const DataOptions& options, Split split);
 
 // What a model takes.
@@ -27,7 +31,9 @@ struct SeriesShape {
 
 // The rows of a file to predict, read as the options of the training read theirs; columns of labels
 // and parts need not be there, and where the column of groups is not, all rows are one sequence.
-// All labels are -1. Errors as above, and where the numbers do not fit the shape.
+// All labels are -1. What
+// data.missing = "skip" leaves out is named in `skipped`. Errors as above, and where the numbers do
+// not fit the shape.
 Dataset load_series_file(const std::string& file, const DataOptions& options,
                          const SeriesShape& shape);
 

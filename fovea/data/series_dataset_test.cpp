@@ -9,6 +9,7 @@
 #include <limits>
 #include <set>
 
+#include "fovea/data/splits.h"
 #include "fovea/data/statistics.h"
 #include "fovea/formats/file.h"
 #include "fovea/formats/test_data.h"
@@ -244,6 +245,53 @@ TEST_F(Series, MissingValuesBecomeNaNOrTheirSamplesAreLeftOut) {
   EXPECT_NEAR(s.deviation[1], std::sqrt(56.0 / 9), 1e-12);
   options.missing = Missing::skip;
   EXPECT_EQ(load_dataset(options, Split::train).size(), 2);
+}
+
+TEST_F(Series, WhatIsSkippedIsNamedWithItsLineAndColumn) {
+  const auto skipped = [](DataOptions options) {
+    options.missing = Missing::skip;
+    const Dataset data = load_dataset(options, Split::train);
+    std::vector<std::string> names;  // without the folder
+    for (const std::string& why : data.skipped) names.push_back(why.substr(why.rfind('/') + 1));
+    return names;
+  };
+  using Names = std::vector<std::string>;
+  const DataOptions rows = csv("x,y,label\n1,2,a\n3,,b\n?,6,a\n7,8,b\n");
+  EXPECT_EQ(skipped(rows),
+            (Names{"t.csv, line 3: no value in 'y'", "t.csv, line 4: no value in 'x'"}));
+  DataOptions windows = csv("x,label\n1,a\n,b\n5,a\n7,b\n9,a\n", "w.csv");
+  windows.window = 2;
+  EXPECT_EQ(skipped(windows),
+            (Names{"w.csv, line 3: no value in 'x'", "w.csv, line 4: no value in 'x' (line 3)"}));
+  DataOptions groups = csv("g,x,label\na,1,u\na,2,u\nb,3,v\nb,NA,v\nc,5,v\n", "g.csv");
+  groups.group_column = "g";
+  EXPECT_EQ(skipped(groups), (Names{"g.csv, b: no value in 'x' (line 5)"}));
+
+  DataOptions options = rows;
+  options.missing = Missing::skip;
+  const Dataset train = load_splits(options)[0];
+  EXPECT_NE(
+      skipped_text(options, train, Split::train).find("2 samples of the train split miss a value"),
+      std::string::npos);
+  const Dataset file = load_series_file(rows.file, options, {1, 2, false, false});
+  EXPECT_EQ(file.size(), 2);
+  EXPECT_EQ(file.skipped.size(), 2u);
+}
+
+TEST_F(Series, AllSplitsAtOnceAreThoseOneByOne) {
+  DataOptions options = csv(counting(40));
+  options.validation = 0.2;
+  options.test_file = write("test.csv", counting(6));
+  const auto all = load_splits(options);
+  for (const Split split : {Split::train, Split::validation, Split::test}) {
+    const Dataset& one = all[static_cast<size_t>(split)];
+    const Dataset other = load_dataset(options, split);
+    EXPECT_EQ(one.places, other.places);
+    EXPECT_EQ(one.labels, other.labels);
+    EXPECT_EQ(one.inputs[0].bytes, other.inputs[0].bytes);
+  }
+  options.validation = 0;
+  EXPECT_EQ(load_splits(options)[1].size(), 0);
 }
 
 TEST_F(Series, StatisticsDoNotCountPadding) {

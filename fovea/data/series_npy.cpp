@@ -119,7 +119,7 @@ class NpySeries {
     // Of one step only, it is not padding.
     if (steps_ == 1) count = 1;
     if (count == 0) broken(fmt::format("sample {} is NaN throughout", n));
-    bool whole = true;
+    std::string gap;  // the first
     for (int64_t i = 0; i < count * width_; ++i) {
       if (std::isfinite(row[i])) continue;
       const std::string where =
@@ -132,9 +132,12 @@ class NpySeries {
             fmt::format("{} is NaN (data.missing = \"mean\" takes the mean of training there, "
                         "\"skip\" leaves the sample out)",
                         where));
-      whole = false;
+      if (gap.empty()) gap = where;
     }
-    if (!whole && o_.missing == Missing::skip) return;
+    if (!gap.empty() && o_.missing == Missing::skip) {
+      result_.skipped.push_back({fmt::format("{}, {}: no value", file_, gap), Split::train});
+      return;
+    }
     result_.ragged = result_.ragged || count < steps_;
     result_.samples.push_back({n * steps_, count, label, Split::train, 0});
     result_.places.push_back(n);

@@ -19,6 +19,12 @@ struct SeriesSample {
   int64_t group = 0;
 };
 
+// A sample that data.missing = "skip" leaves out, and why, for people.
+struct SkippedSample {
+  std::string why;
+  Split split = Split::train;  // as the file says
+};
+
 struct SeriesTable {
   std::string source;
   std::vector<std::string> columns;   // names of the features
@@ -27,6 +33,7 @@ struct SeriesTable {
   std::vector<int64_t> places;        // of the samples: their line, or their index
   std::vector<std::string> names;     // of the samples; empty where places say enough
   std::string unit = "line";          // what places count
+  std::vector<SkippedSample> skipped;
   std::vector<std::string> class_names;
   std::array<bool, 3> given = {};  // by Split: the file itself says which samples belong to it
   std::vector<std::string> groups;

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cstring>
 
 #include "fovea/base/error.h"
 #include "fovea/explain/rollout.h"
@@ -14,19 +15,40 @@ namespace {
 constexpr int64_t kMapNumbers = 16'000'000;  // of probabilities and gradients at a time
 constexpr int64_t kMostImages = 64;
 
-Explanation explanation_of(const AttentionMaps& maps, int64_t image) {
+const InputBytes* input_named(std::span<const InputBytes> inputs, std::string_view name) {
+  for (const InputBytes& input : inputs)
+    if (input.name == name) return &input;
+  return nullptr;
+}
+
+}  // namespace
+
+int64_t tokens_there(const TokenGrid& grid, std::span<const InputBytes> inputs, int64_t i) {
+  const InputBytes* lengths = input_named(inputs, kLengthInput);
+  if (lengths == nullptr || grid.kind != TokenKind::steps) return grid.tokens();
+  int32_t length = 0;
+  const size_t at = static_cast<size_t>(i) * sizeof length;
+  FOVEA_ASSERT(at + sizeof length <= lengths->bytes.size());
+  std::memcpy(&length, lengths->bytes.data() + at, sizeof length);
+  return std::clamp<int64_t>((length + grid.steps - 1) / grid.steps, 1, grid.tokens());
+}
+
+namespace {
+
+Explanation explanation_of(const AttentionMaps& maps, int64_t at, int64_t there) {
   Explanation e;
-  const auto first = maps.probabilities.begin() + image * maps.classes;
+  const auto first = maps.probabilities.begin() + at * maps.classes;
   e.probabilities.assign(first, first + maps.classes);
   e.predicted = static_cast<int32_t>(
       std::max_element(e.probabilities.begin(), e.probabilities.end()) - e.probabilities.begin());
   e.explained = e.predicted;
-  e.rollout = attention_rollout(maps, image);
-  e.gradient_rollout = gradient_rollout(maps, image);
-  e.last_layer = last_layer_attention(maps, image);
+  e.rollout = attention_rollout(maps, at, there);
+  e.gradient_rollout = gradient_rollout(maps, at, there);
+  e.last_layer = last_layer_attention(maps, at, there);
   for (const AttentionMap& map : maps.nodes) {
     Explanation::Layer layer{map.name, {}};
-    for (int64_t h = 0; h < map.heads; ++h) layer.heads.push_back(head_attention(map, image, h));
+    for (int64_t h = 0; h < map.heads; ++h)
+      layer.heads.push_back(head_attention(map, at, h, there));
     e.layers.push_back(std::move(layer));
   }
   return e;
@@ -87,7 +109,8 @@ std::vector<Explanation> Explainer::explain(std::span<const InputBytes> inputs, 
     const auto chosen = classes.empty() ? classes : classes.subspan(first, n);
     const AttentionMaps maps = reader_.read(part, static_cast<int64_t>(n), chosen);
     for (size_t i = 0; i < n; ++i) {
-      all.push_back(explanation_of(maps, static_cast<int64_t>(i)));
+      const auto at_i = static_cast<int64_t>(i);
+      all.push_back(explanation_of(maps, at_i, tokens_there(grid_, part, at_i)));
       if (!chosen.empty() && chosen[i] >= 0) all.back().explained = chosen[i];
     }
   }

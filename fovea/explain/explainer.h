@@ -1,4 +1,4 @@
-// What a model looked at to name the class of an image.
+// What a model looked at to name the class of an image, a sequence or a row of numbers.
 #pragma once
 
 #include <cstdint>
@@ -12,7 +12,8 @@
 
 namespace fovea {
 
-// One image. Shares are [tokens], in the order of the grid; their mean is 1.
+// One example. Shares are [tokens], in the order of the grid; their mean is 1. Of a sequence that
+// is shorter than others, only the tokens that are there.
 struct Explanation {
   struct Layer {
     std::string name;                        // of the node: "vit.enc.0.attn"
@@ -24,6 +25,9 @@ struct Explanation {
   std::vector<double> rollout, gradient_rollout, last_layer;
   std::vector<Layer> layers;
 };
+
+// How many tokens of sample i are there: all, or as many as its length covers.
+int64_t tokens_there(const TokenGrid& grid, std::span<const InputBytes> inputs, int64_t i);
 
 class Explainer {
  public:

@@ -9,51 +9,18 @@
 
 #include "fovea/base/error.h"
 #include "fovea/data/permutation.h"
+#include "fovea/explain/prober.h"
 #include "fovea/infer/evaluator.h"
 #include "fovea/tasks/task.h"
 
 namespace fovea {
 namespace {
 
-constexpr int64_t kExplained = 64;  // images that are explained at a time
+constexpr int64_t kExplained = 64;  // examples that are explained at a time
 constexpr size_t kRankings = 3;
 
 using Order = std::vector<int64_t>;  // tokens, first to go first
-using Curve = std::vector<double>;   // of one image
-
-// Runs images in full batches, whatever order they come in.
-class Prober {
- public:
-  Prober(Session& session, int64_t batch)
-      : execution_(session.prepare({{"B", batch}})),
-        batch_(static_cast<size_t>(batch)),
-        classes_(static_cast<size_t>(execution_.output_type(kProbabilities).shape[1].constant())) {}
-
-  // The probability of the class goes to *to, at the latest in flush().
-  void push(std::span<const uint8_t> image, int32_t of, double* to) {
-    std::memcpy(execution_.input(kImageInput).data() + wanted_.size() * image.size(), image.data(),
-                image.size());
-    wanted_.push_back({static_cast<size_t>(of), to});
-    if (wanted_.size() == batch_) flush();
-  }
-  void flush() {
-    if (wanted_.empty()) return;
-    execution_.run();  // rows behind the last one hold older images, and nobody reads them
-    const auto p = execution_.output_f32(kProbabilities);
-    for (size_t i = 0; i < wanted_.size(); ++i)
-      *wanted_[i].to = static_cast<double>(p[i * classes_ + wanted_[i].of]);
-    wanted_.clear();
-  }
-
- private:
-  struct Wanted {
-    size_t of = 0;
-    double* to = nullptr;
-  };
-  Execution& execution_;
-  size_t batch_, classes_;
-  std::vector<Wanted> wanted_;
-};
+using Curve = std::vector<double>;   // of one example
 
 // The highest first, or the lowest; equals as the random order has them.
 Order ranked(const std::vector<double>& shares, const Order& random, bool highest) {
@@ -65,13 +32,26 @@ Order ranked(const std::vector<double>& shares, const Order& random, bool highes
   return order;
 }
 
-void copy_patch(std::span<const uint8_t> from, std::span<uint8_t> to, const TokenGrid::Box& box,
-                const ImageDataset& shape) {
-  const int64_t width = (box.right - box.left) * shape.channels;
-  for (int64_t y = box.top; y < box.bottom; ++y) {
-    const int64_t at = (y * shape.width + box.left) * shape.channels;
-    std::copy_n(from.begin() + at, width, to.begin() + at);
+struct ByteRange {
+  size_t first = 0, count = 0;
+};
+
+// Where a token lies in the bytes of a sample.
+std::vector<ByteRange> bytes_of(int64_t token, const TokenGrid& grid, const DataInput& input) {
+  const auto range = [](int64_t first, int64_t count) {
+    return ByteRange{static_cast<size_t>(first), static_cast<size_t>(count)};
+  };
+  if (grid.kind == TokenKind::column) return {range(token * 4, 4)};  // of f32
+  if (grid.kind == TokenKind::steps) {
+    const int64_t step = input.shape[1] * 4, first = token * grid.steps;
+    return {range(first * step, (std::min(first + grid.steps, input.shape[0]) - first) * step)};
   }
+  const int64_t height = input.shape[0], width = input.shape[1], channels = input.shape[2];
+  const TokenGrid::Box box = grid.box(token, height, width);
+  std::vector<ByteRange> ranges;
+  for (int64_t y = box.top; y < box.bottom; ++y)
+    ranges.push_back(range((y * width + box.left) * channels, (box.right - box.left) * channels));
+  return ranges;
 }
 
 double area_of(const Curve& curve) {
@@ -88,7 +68,7 @@ Estimate estimate(const std::vector<double>& values) {
   return {mean, values.size() < 2 ? 0 : std::sqrt(squares / (n - 1) / n)};
 }
 
-// Curves of all images as one.
+// Curves of all examples as one.
 RemovalCurve summary(const std::vector<Curve>& curves) {
   RemovalCurve result;
   std::vector<double> values(curves.size());
@@ -101,60 +81,65 @@ RemovalCurve summary(const std::vector<Curve>& curves) {
   return result;
 }
 
-// The mean of area(a) - area(b) over images.
+// The mean of area(a) - area(b) over examples.
 Estimate difference(const std::vector<Curve>& a, const std::vector<Curve>& b) {
   std::vector<double> values;
   for (size_t i = 0; i < a.size(); ++i) values.push_back(area_of(a[i]) - area_of(b[i]));
   return estimate(values);
 }
 
-void check(const Graph& model, const ImageDataset& dataset, std::span<const uint8_t> removed,
+void check(const Graph& model, const Dataset& dataset, std::span<const uint8_t> removed,
            const FaithfulnessOptions& o) {
   const auto fail = [](const std::string& what) {
     throw Error{ErrorCode::invalid_argument, "[faithfulness] " + what};
   };
-  check_image_input(model, dataset.height, dataset.width, dataset.channels,
-                    fmt::format("[faithfulness] an image of {}", dataset.source));
+  check_inputs(
+      model, dataset,
+      fmt::format("[faithfulness] {}{}",
+                  dataset.input(kImageInput) != nullptr ? "an image of " : "", dataset.source));
   if (dataset.size() == 0)
-    fail(fmt::format("{}: there are no images (take another split)", dataset.source));
-  if (static_cast<int64_t>(removed.size()) != dataset.image_size())
-    fail(fmt::format("expected what replaces patches to be an image of {} bytes, got {}",
-                     dataset.image_size(), removed.size()));
+    fail(fmt::format("{}: there are no examples (take another split)", dataset.source));
+  const size_t size = removable_input(dataset).sample_bytes();
+  if (removed.size() != size)
+    fail(fmt::format("expected what replaces tokens to be a sample of {} bytes, got {}", size,
+                     removed.size()));
   if (o.random_orders < 1 || o.most_steps < 1 || o.batch < 1)
-    fail("expected at least one random order, one step and one image at a time");
+    fail("expected at least one random order, one step and one example at a time");
 }
 
-// The curves of all images, and how they are made.
+// The curves of all examples, and how they are made.
 class Measurement {
  public:
-  Measurement(Session& model, const ImageDataset& dataset, std::span<const uint8_t> removed,
+  Measurement(Session& model, const Dataset& dataset, std::span<const uint8_t> removed,
               const TokenGrid& grid, const FaithfulnessOptions& options)
       : dataset_(dataset),
         removed_(removed),
         grid_(grid),
         options_(options),
-        prober_(model, options.batch),
-        steps_(std::min(options.most_steps, grid.tokens())) {
+        prober_(model, dataset, options.batch),
+        steps_(std::min(options.most_steps, grid.tokens())),
+        empty_(static_cast<size_t>(steps_) + 1) {
     // Room for all, so that the prober's pointers stay.
-    const auto n = static_cast<size_t>(dataset.size());
-    const Curve empty(static_cast<size_t>(steps_) + 1);
-    random_.assign(n * static_cast<size_t>(options.random_orders), empty);
+    random_.assign(samples() * static_cast<size_t>(options.random_orders), empty_);
     for (auto* curves : {&highest_, &lowest_})
-      for (auto& of_ranking : *curves) of_ranking.assign(n, empty);
+      for (auto& of_ranking : *curves) of_ranking.assign(samples(), empty_);
+    for (int64_t token = 0; token < grid.tokens(); ++token)
+      bytes_.push_back(bytes_of(token, grid, removable_input(dataset)));
   }
 
-  void add(int64_t image, const Explanation& e) {
-    const auto i = static_cast<size_t>(image), orders = static_cast<size_t>(options_.random_orders);
+  void add(int64_t sample, const Explanation& e) {
+    const auto i = static_cast<size_t>(sample);
+    const auto orders = static_cast<size_t>(options_.random_orders);
+    const auto there = static_cast<int64_t>(e.rollout.size());
     Order random;
     for (size_t r = 0; r < orders; ++r) {
-      philox_permutation(grid_.tokens(), options_.seed, "explain.faithfulness", i * orders + r,
-                         random);
-      remove(image, random, e.predicted, random_[i * orders + r]);
+      philox_permutation(there, options_.seed, "explain.faithfulness", i * orders + r, random);
+      remove(sample, random, e.predicted, random_[i * orders + r]);
     }
     const std::vector<double>* shares[kRankings] = {&e.rollout, &e.gradient_rollout, &e.last_layer};
     for (size_t k = 0; k < kRankings; ++k) {
-      remove(image, ranked(*shares[k], random, true), e.predicted, highest_[k][i]);
-      remove(image, ranked(*shares[k], random, false), e.predicted, lowest_[k][i]);
+      remove(sample, ranked(*shares[k], random, true), e.predicted, highest_[k][i]);
+      remove(sample, ranked(*shares[k], random, false), e.predicted, lowest_[k][i]);
     }
   }
 
@@ -170,17 +155,20 @@ class Measurement {
   }
 
  private:
-  // Fills the curve of one order.
-  void remove(int64_t image, const Order& order, int32_t of, Curve& curve) {
-    const auto whole = dataset_.image(image);
-    std::vector<uint8_t> pixels(whole.begin(), whole.end());
+  size_t samples() const { return static_cast<size_t>(dataset_.size()); }
+
+  // Fills the curve of one order of the tokens that are there.
+  void remove(int64_t sample, const Order& order, int32_t of, Curve& curve) {
+    const auto whole = removable_input(dataset_).sample(sample);
+    std::vector<uint8_t> left(whole.begin(), whole.end());
+    const auto there = static_cast<int64_t>(order.size());
     size_t gone = 0;
     for (int64_t k = 0; k <= steps_; ++k) {
-      const auto until = static_cast<size_t>(k * grid_.tokens() / steps_);
+      const auto until = static_cast<size_t>(k * there / steps_);
       for (; gone < until; ++gone)
-        copy_patch(removed_, pixels, grid_.box(order[gone], dataset_.height, dataset_.width),
-                   dataset_);
-      prober_.push(pixels, of, &curve[static_cast<size_t>(k)]);
+        for (const ByteRange& range : bytes_[static_cast<size_t>(order[gone])])
+          std::memcpy(left.data() + range.first, removed_.data() + range.first, range.count);
+      prober_.push(sample, left, of, &curve[static_cast<size_t>(k)]);
     }
   }
 
@@ -188,7 +176,7 @@ class Measurement {
     const auto orders = static_cast<size_t>(options_.random_orders);
     std::vector<Curve> means;
     for (size_t first = 0; first < random_.size(); first += orders) {
-      Curve mean(static_cast<size_t>(steps_) + 1);
+      Curve mean = empty_;
       for (size_t r = 0; r < orders; ++r)
         for (size_t k = 0; k < mean.size(); ++k)
           mean[k] += random_[first + r][k] / static_cast<double>(orders);
@@ -197,14 +185,16 @@ class Measurement {
     return means;
   }
 
-  const ImageDataset& dataset_;
+  const Dataset& dataset_;
   std::span<const uint8_t> removed_;
   TokenGrid grid_;
   const FaithfulnessOptions& options_;
   Prober prober_;
   int64_t steps_;
-  std::vector<Curve> random_;                                   // [image * orders + order]
-  std::array<std::vector<Curve>, kRankings> highest_, lowest_;  // [ranking][image]
+  Curve empty_;
+  std::vector<std::vector<ByteRange>> bytes_;                   // by token
+  std::vector<Curve> random_;                                   // [sample * orders + order]
+  std::array<std::vector<Curve>, kRankings> highest_, lowest_;  // [ranking][sample]
 };
 
 }  // namespace
@@ -219,18 +209,27 @@ std::vector<uint8_t> mean_image(const ImageDataset& dataset) {
   return mean;
 }
 
-Faithfulness measure_faithfulness(Session& model, Explainer& explainer, const ImageDataset& dataset,
+std::vector<uint8_t> mean_series(const std::vector<double>& mean, int64_t steps) {
+  std::vector<uint8_t> bytes;
+  for (int64_t t = 0; t < steps; ++t)
+    for (const double m : mean) {
+      const auto v = static_cast<float>(m);
+      const auto* first = reinterpret_cast<const uint8_t*>(&v);
+      bytes.insert(bytes.end(), first, first + sizeof v);
+    }
+  return bytes;
+}
+
+Faithfulness measure_faithfulness(Session& model, Explainer& explainer, const Dataset& dataset,
                                   std::span<const uint8_t> removed,
                                   const FaithfulnessOptions& options) {
   check(model.graph(), dataset, removed, options);
   Measurement measurement(model, dataset, removed, explainer.grid(), options);
-  const auto bytes = static_cast<size_t>(dataset.image_size());
   for (int64_t first = 0; first < dataset.size(); first += kExplained) {
     const int64_t n = std::min(kExplained, dataset.size() - first);
-    const auto images =
-        std::span(dataset.images)
-            .subspan(static_cast<size_t>(first) * bytes, static_cast<size_t>(n) * bytes);
-    const std::vector<Explanation> explained = explainer.explain(images);
+    std::vector<int64_t> some(static_cast<size_t>(n));
+    std::iota(some.begin(), some.end(), first);
+    const std::vector<Explanation> explained = explainer.explain(select(dataset, some));
     for (int64_t i = 0; i < n; ++i) {
       measurement.add(first + i, explained[static_cast<size_t>(i)]);
       if (options.progress)

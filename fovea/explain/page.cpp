@@ -3,9 +3,11 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cmath>
 #include <numeric>
 
 #include "fovea/explain/colour_scale.h"
+#include "fovea/explain/column_bars.h"
 #include "fovea/explain/curve_plot.h"
 #include "fovea/formats/xml.h"
 
@@ -116,6 +118,33 @@ std::string heads(const ExplainReport& report, const ExplainedImage& of) {
          "</figcaption></div>\n";
 }
 
+// What the columns of numbers add; nothing for images.
+std::string effects(const ExplainReport& report, const ExplainedImage& of) {
+  const Explanation& e = of.explanation;
+  const bool row = report.grid.kind == TokenKind::column;
+  std::vector<ColumnBar> columns;
+  for (size_t c = 0; c < of.column_effects.size(); ++c) {
+    ColumnBar column{
+        c < report.columns.size() ? report.columns[c] : fmt::format("column {}", c + 1),
+        of.column_effects[c],
+        {}};
+    if (row) {
+      column.name = fmt::format("{}. {}", c + 1, column.name);
+      column.cells = {c >= of.values.size()      ? ""
+                      : std::isnan(of.values[c]) ? "no value"
+                                                 : fmt::format("{:.5g}", of.values[c]),
+                      share_text(e.rollout[c]), share_text(e.gradient_rollout[c])};
+    }
+    columns.push_back(std::move(column));
+  }
+  if (columns.empty()) return "";
+  return column_bars(
+      row ? std::vector<std::string>{"value", "rollout", "weighted"} : std::vector<std::string>{},
+      std::move(columns),
+      fmt::format("What each column adds to <b>{}</b>, in percentage points",
+                  xml_escaped(class_name(report, e.explained))));
+}
+
 std::string example(const ExplainReport& report, const ExplainedImage& of) {
   const Explanation& e = of.explanation;
   const std::string predicted = class_name(report, e.predicted);
@@ -128,13 +157,13 @@ std::string example(const ExplainReport& report, const ExplainedImage& of) {
   else
     verdict = fmt::format("<span>{}</span>", xml_escaped(predicted));
   return fmt::format(
-      "<article><header><h2>{}</h2>{}</header><div class=\"row\">\n{}{}{}{}{}</div></article>\n",
+      "<article><header><h2>{}</h2>{}</header><div class=\"row\">\n{}{}{}{}{}{}</div></article>\n",
       xml_escaped(of.name), verdict, figure(enlarged(of.image, kSide), "the input", "", "Input"),
       bars(report, e), heat_figure(report, of, e.rollout, "Attention rollout"),
       heat_figure(report, of, e.gradient_rollout,
                   fmt::format("Gradient-weighted rollout, for <b>{}</b>",
                               xml_escaped(class_name(report, e.explained)))),
-      heads(report, of));
+      effects(report, of), heads(report, of));
 }
 
 std::string plus_minus(const Estimate& e) {
@@ -155,14 +184,17 @@ std::string ranking_text(Ranking ranking) {
 
 std::string faithfulness_section(const ExplainReport& report) {
   const Faithfulness& f = *report.faithfulness;
+  const TokenWords words = token_words(report.grid.kind);
   std::string html = fmt::format(
-      "<section><h2>Does the answer hang on what is ranked high?</h2><p>Patches of {} images "
-      "were removed in the order of each ranking ({} steps; {} random orders an image), and {} put "
+      "<section><h2>Does the answer hang on what is ranked high?</h2><p>The {} of {} {} "
+      "were removed in the order of each ranking (in {} parts; {} random orders of each), and {} "
+      "put "
       "in their place. Deletion: the sooner the probability of the class falls, the better. "
-      "Insertion, from nothing to the whole image: the sooner it rises, the better. Bands and "
-      "&plusmn; are standard errors over the images.</p><div class=\"plots\">",
-      f.images, f.steps, f.random_orders, xml_escaped(report.removed));
-  for (const Plot& plot : faithfulness_plots(f)) html += svg_plot(plot);
+      "Insertion, from nothing to the whole: the sooner it rises, the better. Bands and "
+      "&plusmn; are standard errors over the {}.</p><div class=\"plots\">",
+      words.parts, f.images, words.examples, f.steps, f.random_orders, xml_escaped(report.removed),
+      words.examples);
+  for (const Plot& plot : faithfulness_plots(f, report.grid.kind)) html += svg_plot(plot);
   html +=
       "</div><div class=\"wide\"><table><tr><th>area under the curve</th><th>deletion, highest "
       "first</th><th>below random</th><th>insertion, highest first</th><th>above random</th></tr>";
@@ -220,11 +252,28 @@ Range head_range(const Explanation& explanation) {
   return {.low = 0, .high = *high, .more = true};
 }
 
-std::vector<Plot> faithfulness_plots(const Faithfulness& f) {
-  Plot deletion{
-      "Deletion, highest-ranked first", "patches removed", "probability of the class", {}};
-  Plot insertion{
-      "Insertion, highest-ranked first", "patches put in", "probability of the class", {}};
+TokenWords token_words(TokenKind kind) {
+  switch (kind) {
+    case TokenKind::steps:
+      return {"steps", "sequences"};
+    case TokenKind::column:
+      return {"columns", "rows"};
+    case TokenKind::patch:
+      break;
+  }
+  return {"patches", "images"};
+}
+
+std::vector<Plot> faithfulness_plots(const Faithfulness& f, TokenKind kind) {
+  const TokenWords words = token_words(kind);
+  Plot deletion{"Deletion, highest-ranked first",
+                fmt::format("{} removed", words.parts),
+                "probability of the class",
+                {}};
+  Plot insertion{"Insertion, highest-ranked first",
+                 fmt::format("{} put in", words.parts),
+                 "probability of the class",
+                 {}};
   deletion.curves.push_back(curve_of("random order", f.random, false));
   insertion.curves.push_back(curve_of("random order", f.random, true));
   for (const RankingFaithfulness& r : f.rankings) {
@@ -238,10 +287,10 @@ std::string explain_page(const ExplainReport& report) {
   std::string html = fmt::format(
       "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">\n{}\n<meta "
       "name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n<title>Where {} "
-      "looks</title>\n<style>{}{}</style></head><body><main>\n<h1>Where {} looks</h1>\n<p "
+      "looks</title>\n<style>{}{}{}</style></head><body><main>\n<h1>Where {} looks</h1>\n<p "
       "class=\"soft\">{}</p>\n",
-      kPageMark, xml_escaped(report.model), kStyle, ramp_style(), xml_escaped(report.model),
-      xml_escaped(report.about));
+      kPageMark, xml_escaped(report.model), kStyle, column_bars_style(), ramp_style(),
+      xml_escaped(report.model), xml_escaped(report.about));
   html += fmt::format(
       "<p>Light means more. 1x is an even share: what each of the {} tokens would get if all "
       "counted the same; each picture has its own scale. <b>Attention rollout</b> follows "
@@ -249,6 +298,23 @@ std::string explain_page(const ExplainReport& report) {
       "<b>Gradient-weighted rollout</b> counts only attention that speaks for the named "
       "class.</p>\n",
       report.grid.tokens());
+  if (report.grid.kind == TokenKind::column)
+    html +=
+        "<p>A token is a column of the table: in the pictures a strip, from left to right in the "
+        "order of the table; its bar is the value, in deviations above or below the mean of "
+        "training.</p>\n";
+  if (report.grid.kind == TokenKind::steps)
+    html += fmt::format(
+        "<p>A token is {}, from left to right; curves are values, in deviations about the mean of "
+        "training.</p>\n",
+        report.grid.steps == 1 ? "a step in time"
+                               : fmt::format("{} steps in time", report.grid.steps));
+  if (report.grid.kind != TokenKind::patch)
+    html +=
+        "<p><b>What a column adds</b> is measured: by how much the probability of the named class "
+        "falls when the mean of training stands in its place; less than nothing where the column "
+        "speaks against the class. Columns that say the same may each seem to add "
+        "nothing.</p>\n";
   for (const ExplainedImage& image : report.images) html += example(report, image);
   if (report.faithfulness) html += faithfulness_section(report);
   return html + "</main></body></html>\n";

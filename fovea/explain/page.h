@@ -4,6 +4,7 @@
 #include <optional>
 #include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "fovea/explain/curve_plot.h"
@@ -14,12 +15,14 @@
 
 namespace fovea {
 
-// What is said about an image beside its explanation.
+// What is said about an example beside its explanation.
 struct ExplainedImage {
   std::string name;   // a file, or "test image 17"
   std::string truth;  // the name of the true class; empty where it is not known
-  Image image;        // as the model sees it
+  Image image;        // as the model sees it; of numbers a picture of them
   Explanation explanation;
+  std::vector<float> values = {};           // of a single row, by column; NaN: no value
+  std::vector<double> column_effects = {};  // of numbers, for the explained class
 };
 
 struct ExplainReport {
@@ -29,7 +32,8 @@ struct ExplainReport {
   TokenGrid grid;
   std::vector<ExplainedImage> images;
   std::optional<Faithfulness> faithfulness;
-  std::string removed;  // what stood in the place of removed patches, for people
+  std::string removed;                    // what stood in the place of removed tokens, for people
+  std::vector<std::string> columns = {};  // of tables and sequences
 };
 
 // The name of a class: its label, or its number.
@@ -39,8 +43,14 @@ std::string class_name(const ExplainReport& report, int32_t of);
 // others dark, so the scale ends below the largest numbers.
 Range head_range(const Explanation& explanation);
 
+// What is removed of what: "patches", "steps" or "columns" of "images", "sequences" or "rows".
+struct TokenWords {
+  std::string_view parts, examples;
+};
+TokenWords token_words(TokenKind kind);
+
 // Deletion and insertion.
-std::vector<Plot> faithfulness_plots(const Faithfulness& faithfulness);
+std::vector<Plot> faithfulness_plots(const Faithfulness& faithfulness, TokenKind kind);
 
 std::string explain_page(const ExplainReport& report);
 

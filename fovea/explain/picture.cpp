@@ -66,6 +66,15 @@ std::pair<int64_t, int64_t> enlarged_size(const Image& image, int64_t side) {
           std::max<int64_t>(1, image.width * side / longer)};
 }
 
+// One row of pixels, each as a strip of its own.
+Image in_strips(const Image& row, int64_t height, int64_t width) {
+  Image strips{height, width, 1, {}};
+  for (int64_t y = 0; y < height; ++y)
+    for (int64_t x = 0; x < width; ++x)
+      strips.pixels.push_back(row.pixels[static_cast<size_t>(x * row.width / width)]);
+  return strips;
+}
+
 }  // namespace
 
 Range range_of(const std::vector<double>& values) {
@@ -82,18 +91,23 @@ Image enlarged(const Image& image, int64_t side) {
 
 Image heat_map(const Image& image, const std::vector<double>& values, const TokenGrid& grid,
                Range range, int64_t side) {
-  FOVEA_ASSERT(static_cast<int64_t>(values.size()) == grid.tokens());
-  Image heat{grid.rows, grid.columns, 1, {}};
+  const auto count = static_cast<int64_t>(values.size());
+  FOVEA_ASSERT(count == grid.tokens() || (grid.rows == 1 && count > 0 && count < grid.columns));
+  Image heat{grid.rows, count / grid.rows, 1, {}};
   for (const double v : values)
     heat.pixels.push_back(static_cast<uint8_t>(
         std::lround(255 * std::clamp((v - range.low) / (range.high - range.low), 0.0, 1.0))));
   Image picture = enlarged(image, side);
-  heat = resize(heat, picture.height, picture.width);
+  const int64_t width =
+      std::max<int64_t>(1, picture.width * heat.width / std::max<int64_t>(1, grid.columns));
+  heat = grid.kind == TokenKind::column ? in_strips(heat, picture.height, width)
+                                        : resize(heat, picture.height, width);
   for (size_t i = 0; i < heat.pixels.size(); ++i) {
     const Colour c = scale_colour(heat.pixels[i] / 255.0);
     const std::array<uint8_t, 3> parts = {c.red, c.green, c.blue};
+    const size_t row = i / static_cast<size_t>(width), column = i % static_cast<size_t>(width);
     for (size_t k = 0; k < 3; ++k) {
-      uint8_t& p = picture.pixels[i * 3 + k];
+      uint8_t& p = picture.pixels[(row * static_cast<size_t>(picture.width) + column) * 3 + k];
       p = static_cast<uint8_t>(std::lround(kHeat * parts[k] + (1 - kHeat) * p));
     }
   }

@@ -22,7 +22,9 @@ Range range_of(const std::vector<double>& values);
 Image enlarged(const Image& image, int64_t side);
 
 // The same with one number a token laid over it, as colours of the scale; between the middles of
-// tokens the colours go over into each other. FOVEA_ASSERT that values are as many as the tokens.
+// tokens the colours go over into each other, where tokens have neighbours (columns of a row have
+// none). Of a sequence there may be fewer values than tokens: behind them nothing is laid over it.
+// FOVEA_ASSERT that values are as many as the tokens else.
 Image heat_map(const Image& image, const std::vector<double>& values, const TokenGrid& grid,
                Range range, int64_t side);
 

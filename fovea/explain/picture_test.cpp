@@ -47,6 +47,18 @@ TEST(Picture, AHeatMapIsLightWhereTheNumbersAreLargeAndShowsTheImage) {
   EXPECT_LT(lightness(pixel(flat, 16, 4)) + 10, lightness(pixel(flat, 16, 60)));
 }
 
+TEST(Picture, ColumnsHaveNoNeighboursAndWhatIsBehindASequenceIsLeftBare) {
+  const Image white{4, 8, 1, std::vector<uint8_t>(32, 255)};
+  const auto light = [](const Image& image, int64_t x) { return lightness(pixel(image, 16, x)); };
+  const Image strips = heat_map(white, {3, 1}, {1, 2, TokenKind::column}, {1, 3}, 64);
+  EXPECT_EQ(light(strips, 0), light(strips, 31));
+  EXPECT_EQ(light(strips, 32), light(strips, 63));
+  EXPECT_GT(light(strips, 31), light(strips, 32) + 20);
+  const Image half = heat_map(white, {1, 1}, {1, 4, TokenKind::steps}, {1, 3}, 64);
+  EXPECT_LT(light(half, 31), 60);
+  EXPECT_NEAR(light(half, 32), 100, 1e-3);
+}
+
 TEST(Picture, IsEnlargedByItsLongerSide) {
   const Image tall = enlarged({40, 10, 3, std::vector<uint8_t>(1200, 9)}, 100);
   EXPECT_EQ(tall.height, 100);

@@ -105,7 +105,7 @@ std::vector<std::string> write_report(const fs::path& folder, const ExplainRepor
     write_picture(picture_name(i, "heads"), with_scale(sheet(lines), range));
   }
   if (report.faithfulness) {
-    const std::vector<Plot> plots = faithfulness_plots(*report.faithfulness);
+    const std::vector<Plot> plots = faithfulness_plots(*report.faithfulness, report.grid.kind);
     for (size_t i = 0; i < plots.size(); ++i) {
       write_file_atomically(folder / kPlots[i], svg_plot(plots[i]));
       written.emplace_back(kPlots[i]);

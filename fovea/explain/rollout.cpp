@@ -26,12 +26,18 @@ int64_t token_count(const AttentionMaps& maps) {
   return tokens;
 }
 
-Row even(int64_t tokens) {
-  return Row(static_cast<size_t>(tokens), 1.0 / static_cast<double>(tokens));
+// An even weight on the tokens that are there, nothing behind them.
+Row even(int64_t tokens, int64_t there) {
+  FOVEA_ASSERT(there >= 0 && there <= tokens);
+  Row row(static_cast<size_t>(there > 0 ? there : tokens),
+          1.0 / static_cast<double>(there > 0 ? there : tokens));
+  row.resize(static_cast<size_t>(tokens), 0.0);
+  return row;
 }
 
-// So that the mean is 1.
-Row as_shares(Row row) {
+// Those of the tokens that are there, so that the mean is 1.
+Row as_shares(Row row, int64_t there) {
+  if (there > 0) row.resize(static_cast<size_t>(there));
   const double sum = std::accumulate(row.begin(), row.end(), 0.0);
   for (double& v : row) v = sum > 0 ? v / sum * static_cast<double>(row.size()) : 1.0;
   return row;
@@ -60,8 +66,8 @@ std::vector<bool> seeing(std::span<const float> links, const AttentionMap& map) 
 
 }  // namespace
 
-std::vector<double> attention_rollout(const AttentionMaps& maps, int64_t image) {
-  Row row = even(token_count(maps));
+std::vector<double> attention_rollout(const AttentionMaps& maps, int64_t image, int64_t there) {
+  Row row = even(token_count(maps), there);
   for (auto map = maps.nodes.rbegin(); map != maps.nodes.rend(); ++map) {
     const auto links = map->probabilities_of(image);
     const std::vector<bool> sees = seeing(links, *map);
@@ -69,11 +75,11 @@ std::vector<double> attention_rollout(const AttentionMaps& maps, int64_t image) 
     for (size_t t = 0; t < row.size(); ++t) next[t] += (sees[t] ? 0.5 : 1.0) * row[t];
     row = std::move(next);
   }
-  return as_shares(std::move(row));
+  return as_shares(std::move(row), there);
 }
 
-std::vector<double> gradient_rollout(const AttentionMaps& maps, int64_t image) {
-  const Row begin = even(token_count(maps));
+std::vector<double> gradient_rollout(const AttentionMaps& maps, int64_t image, int64_t there) {
+  const Row begin = even(token_count(maps), there);
   Row row = begin;
   for (auto map = maps.nodes.rbegin(); map != maps.nodes.rend(); ++map) {
     const auto links = map->probabilities_of(image), gradients = map->gradients_of(image);
@@ -84,24 +90,28 @@ std::vector<double> gradient_rollout(const AttentionMaps& maps, int64_t image) {
     for (size_t t = 0; t < row.size(); ++t) row[t] += gained[t];
   }
   for (size_t t = 0; t < row.size(); ++t) row[t] -= begin[t];
-  return as_shares(std::move(row));
+  return as_shares(std::move(row), there);
 }
 
-std::vector<double> last_layer_attention(const AttentionMaps& maps, int64_t image) {
-  const Row row = even(token_count(maps));
+std::vector<double> last_layer_attention(const AttentionMaps& maps, int64_t image, int64_t there) {
+  const Row row = even(token_count(maps), there);
   const AttentionMap& last = maps.nodes.back();
   const auto links = last.probabilities_of(image);
-  return as_shares(through(row, last, [&](size_t i) { return static_cast<double>(links[i]); }));
+  return as_shares(through(row, last, [&](size_t i) { return static_cast<double>(links[i]); }),
+                   there);
 }
 
-std::vector<double> head_attention(const AttentionMap& map, int64_t image, int64_t head) {
+std::vector<double> head_attention(const AttentionMap& map, int64_t image, int64_t head,
+                                   int64_t there) {
   const auto keys = static_cast<size_t>(map.keys), queries = static_cast<size_t>(map.queries);
   FOVEA_ASSERT(head >= 0 && head < map.heads);
   const auto links = map.probabilities_of(image).subspan(static_cast<size_t>(head) * queries * keys,
                                                          queries * keys);
   Row row(keys, 0.0);
-  for (size_t i = 0; i < links.size(); ++i) row[i % keys] += static_cast<double>(links[i]);
-  return as_shares(std::move(row));
+  const size_t looking = there > 0 ? static_cast<size_t>(there) : queries;
+  FOVEA_ASSERT(looking <= queries);
+  for (size_t i = 0; i < looking * keys; ++i) row[i % keys] += static_cast<double>(links[i]);
+  return as_shares(std::move(row), there);
 }
 
 }  // namespace fovea

@@ -38,6 +38,18 @@ TEST(Rollout, FollowsAttentionAndResidualsBackThroughTheLayers) {
   expect_shares(attention_rollout(two_layers(), 0), {.675, 1.325});
 }
 
+// Three tokens of which two are there: what the third does, as padding, changes nothing.
+TEST(Rollout, TokensBehindTheEndOfASequenceDoNotCount) {
+  const auto maps = maps_of(
+      {map_of("first", 1, 3, {.5f, .5f, 0, 0, 1, 0, .9f, .1f, 0}, {1, 0, 0, 2, 1, 0, 9, 9, 9})});
+  expect_shares(attention_rollout(maps, 0, 2), {.75, 1.25});
+  expect_shares(last_layer_attention(maps, 0, 2), {.5, 1.5});
+  expect_shares(gradient_rollout(maps, 0, 2), {2 * .5 / 1.5, 2 * 1 / 1.5});
+  expect_shares(head_attention(maps.nodes[0], 0, 0, 2), {.5, 1.5});
+  // All count where nothing is said.
+  EXPECT_EQ(attention_rollout(maps, 0).size(), 3u);
+}
+
 TEST(Rollout, AttentionOfEachTokenToItselfGivesEvenShares) {
   const auto maps = maps_of({map_of("a", 1, 3, {1, 0, 0, 0, 1, 0, 0, 0, 1})});
   expect_shares(attention_rollout(maps, 0), {1, 1, 1});
@@ -86,7 +98,7 @@ TEST(Rollout, LayersOverOtherTokensAreAnError) {
   maps.nodes[1].keys = 3;
   for (auto rollout : {attention_rollout, gradient_rollout, last_layer_attention}) {
     try {
-      rollout(maps, 0);
+      rollout(maps, 0, 0);
       ADD_FAILURE();
     } catch (const Error& e) {
       EXPECT_EQ(e.code(), ErrorCode::unsupported);

@@ -33,17 +33,22 @@ int last_patches(const Graph& graph, int reader) {
   return -1;
 }
 
-}  // namespace
-
-int64_t steps_of_token(const Graph& inference) {
-  const int series = inference.find(kSeriesInput), embed = inference.find("seq.embed");
-  if (series < 0 || embed < 0)
-    throw Error{ErrorCode::unsupported,
-                "[explain] the tokens of this model are the columns of single rows, and only "
-                "sequences are drawn (with data.window, rows in turn are one)"};
-  const Shape& token = inference.shape(inference.node(embed).inputs[0]);
-  return token.back().constant() / inference.shape({series, 0})[2].constant();
+// The tokens of a model of sequences or rows (models/series.h), by the name of its embedding.
+TokenGrid series_grid(const Graph& graph, int64_t tokens) {
+  const Shape& series = graph.shape({graph.find(kSeriesInput), 0});
+  if (const int embed = graph.find("seq.embed"); embed >= 0) {
+    const Shape& token = graph.shape(graph.node(embed).inputs[0]);
+    return {1, tokens, TokenKind::steps, token.back().constant() / series[2].constant()};
+  }
+  if (graph.find("seq.embed.weight") < 0 || !(series[2] == Size(tokens)))
+    throw Error{
+        ErrorCode::unsupported,
+        "[explain] which numbers the tokens of this model stand for cannot be told (explain "
+        "takes models of sequences that the task sequence_classification makes)"};
+  return {1, tokens, TokenKind::column};
 }
+
+}  // namespace
 
 TokenGrid token_grid(const Graph& inference) {
   const Graph graph = fuse_attention(inference, {});
@@ -52,10 +57,8 @@ TokenGrid token_grid(const Graph& inference) {
     if (node.op->name != "attention") continue;
     const int patches = last_patches(graph, id);
     const Size& columns = graph.shape(node.inputs[0])[1];
-    if (patches < 0 && graph.find(kSeriesInput) >= 0 && columns.is_constant()) {
-      steps_of_token(graph);  // refuses tokens that are columns
-      return {1, columns.constant()};
-    }
+    if (patches < 0 && graph.find(kSeriesInput) >= 0 && columns.is_constant())
+      return series_grid(graph, columns.constant());
     if (patches < 0)
       throw Error{ErrorCode::unsupported,
                   fmt::format("[explain] the tokens of {} lie on no grid: they do not come from "

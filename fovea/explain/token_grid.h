@@ -7,10 +7,16 @@
 
 namespace fovea {
 
+// What a token stands for: a patch of an image; so many steps of a sequence, one token beside the
+// other in time; a column of a single row of numbers.
+enum class TokenKind { patch, steps, column };
+
 // Tokens in rows, the first at the upper left; each stands for an equal part of the image (what it
 // sees of it may be larger, behind a convolutional stem).
 struct TokenGrid {
   int64_t rows = 0, columns = 0;
+  TokenKind kind = TokenKind::patch;
+  int64_t steps = 1;  // of a token of a sequence; the last one may stand for fewer
 
   int64_t tokens() const { return rows * columns; }
 
@@ -23,12 +29,9 @@ struct TokenGrid {
 };
 
 // The grid of the patches on which the model's attention works: of the last op `patches` on the way
-// from the input "image" to the first attention. Of a model of sequences (models/series.h) the
-// tokens, one beside the other in time. Throws Error (unsupported) where there is none, or its
-// attention has another number of tokens.
+// from the input "image" to the first attention. Of a model of sequences or of rows
+// (models/series.h) the tokens, one beside the other. Throws Error (unsupported) where there is
+// none, or its attention has another number of tokens.
 TokenGrid token_grid(const Graph& inference);
-
-// Steps that a token of such a model stands for; the last one may stand for fewer.
-int64_t steps_of_token(const Graph& inference);
 
 }  // namespace fovea

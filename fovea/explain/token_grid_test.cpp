@@ -43,7 +43,16 @@ TEST(TokenGrid, TokensOfASequenceLieBesideEachOther) {
   const TokenGrid grid = token_grid(g);
   EXPECT_EQ(grid.rows, 1);
   EXPECT_EQ(grid.columns, 3);
-  EXPECT_EQ(steps_of_token(g), 4);
+  EXPECT_EQ(grid.kind, TokenKind::steps);
+  EXPECT_EQ(grid.steps, 4);
+}
+
+TEST(TokenGrid, TokensOfARowAreItsColumns) {
+  const TokenGrid grid = token_grid(series(1, {}));
+  EXPECT_EQ(grid.rows, 1);
+  EXPECT_EQ(grid.columns, 2);
+  EXPECT_EQ(grid.kind, TokenKind::column);
+  EXPECT_EQ(token_grid(series(1, {.tokens = SeriesTokens::steps})).kind, TokenKind::steps);
 }
 
 TEST(TokenGrid, BoxesCoverEachPixelOnce) {
@@ -90,7 +99,12 @@ TEST(TokenGrid, TokensThatAreNoPatchesHaveNone) {
   const Value p = ops::pad(more, ops::patches(more, image, 2), 1, 1, 0);
   more.set_output("y", ops::attention(more, p, p, p, {.heads = 2}, "attn"));
   EXPECT_NE(error_of(more).find("17 tokens"), std::string::npos);
-  EXPECT_NE(error_of(series(1, {})).find("the columns of single rows"), std::string::npos);
+
+  // Numbers in a model of somebody's own.
+  Graph other;
+  const Value s = ops::input(other, kSeriesInput, DType::f32, {Size::symbol("B"), 5, 8});
+  other.set_output("y", ops::attention(other, s, s, s, {.heads = 2}, "attn"));
+  EXPECT_NE(error_of(other).find("cannot be told"), std::string::npos);
 }
 
 }  // namespace

@@ -1,6 +1,7 @@
 // From a recipe to what is to be trained.
 #include <fmt/format.h>
 
+#include "fovea/data/splits.h"
 #include "fovea/tasks/levels.h"
 #include "fovea/train/trainer.h"
 
@@ -8,21 +9,19 @@ namespace fovea {
 
 namespace {
 
-Dataset read_split(const DataOptions& options, Split split, const ReadOptions& how) {
-  LoadContext context;
-  context.pool = how.pool;
-  if (how.progress) {
-    context.progress = [&](int64_t done, int64_t all) { how.progress(split, done, all); };
+std::array<Dataset, 3> read_splits(const DataOptions& options, const ReadOptions& how) {
+  std::array<Dataset, 3> splits = load_splits(options, [&](Split split) {
+    LoadContext context;
+    context.pool = how.pool;
+    if (how.progress)
+      context.progress = [&, split](int64_t done, int64_t all) { how.progress(split, done, all); };
+    return context;
+  });
+  for (const Split split : {Split::train, Split::validation, Split::test}) {
+    const std::string text = skipped_text(options, splits[static_cast<size_t>(split)], split);
+    if (!text.empty() && how.note) how.note(text);
   }
-  Dataset data = load_dataset(options, split, context);
-  const size_t skipped = data.skipped.size();
-  if (skipped > 0 && how.note) {
-    how.note(fmt::format(
-        "{}: {} image file{} of the {} split cannot be read and {} left out, the first: {}",
-        data.source, skipped, skipped == 1 ? "" : "s", enum_name(split),
-        skipped == 1 ? "is" : "are", data.skipped[0]));
-  }
-  return data;
+  return splits;
 }
 
 std::string list_text(const std::vector<std::string>& values) {
@@ -60,9 +59,10 @@ TrainJob read_job(RecipeTable& recipe, const ReadOptions& how) {
   } catch (const Error& e) {
     throw recipe.located(e);
   }
-  job.train = read_split(data, Split::train, how);
-  if (has_split(data, Split::validation)) job.validation = read_split(data, Split::validation, how);
-  if (has_split(data, Split::test)) job.test = read_split(data, Split::test, how);
+  std::array<Dataset, 3> splits = read_splits(data, how);
+  job.train = std::move(splits[0]);
+  job.validation = std::move(splits[1]);
+  job.test = std::move(splits[2]);
   job.task = make_task(recipe, data_info(job.train));
   job.levels = read_levels(recipe);
   recipe.check_all_read();
