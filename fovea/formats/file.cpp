@@ -177,8 +177,13 @@ FileReader::FileReader(const fs::path& path) : name_(path.string()) {
   if (descriptor_ < 0) {
     const int error = errno;
     if (error == ENOENT || error == ENOTDIR) {
-      throw Error{ErrorCode::not_found,
-                  fmt::format("[file] {}: no such file{}", name_, did_you_mean_path(path))};
+      std::string remedy = did_you_mean_path(path);
+      std::error_code ignored;
+      if (remedy.empty())
+        remedy = path.is_relative() ? fmt::format(" (looked for from {}; give another path)",
+                                                  fs::current_path(ignored).string())
+                                    : " (give another path)";
+      throw Error{ErrorCode::not_found, fmt::format("[file] {}: no such file{}", name_, remedy)};
     }
     const bool files = error == EMFILE || error == ENFILE;
     throw Error{ErrorCode::io,
