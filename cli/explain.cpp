@@ -205,6 +205,7 @@ void explain_all(const Options& o, Runner& runner, const Examples& examples, con
                                    class_named(o.class_text, report.labels, classes));
   auto explained = runner.explainer.explain(examples.data, asked);
   report.columns = examples.data.columns;
+  if (report.grid.kind == TokenKind::steps) report.colours = curve_colours();
   std::vector<std::vector<double>> effects;
   if (report.grid.kind != TokenKind::patch) {
     std::vector<int32_t> named;

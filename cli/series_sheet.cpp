@@ -201,6 +201,13 @@ Image curves_picture(const Dataset& data, int64_t sample, const CurvesScale& sca
   return picture;
 }
 
+std::vector<std::string> curve_colours() {
+  std::vector<std::string> colours;
+  for (const Colour& c : kColours)
+    colours.push_back(fmt::format("#{:02x}{:02x}{:02x}", c.red, c.green, c.blue));
+  return colours;
+}
+
 Image series_sheet(const Dataset& data, const SeriesStatistics& train, uint64_t seed) {
   const auto rows = drawn(data, kColumns, seed);
   return data.input(kSeriesInput)->shape[0] == 1 ? table_sheet(data, rows)

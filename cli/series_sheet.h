@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
 #include <vector>
 
 #include "fovea/data/dataset.h"
@@ -25,5 +26,8 @@ struct CurvesScale {
 // A single row has a bar for each column instead, from the mean up or down.
 Image curves_picture(const Dataset& dataset, int64_t sample, const CurvesScale& scale,
                      int64_t height, int64_t width);
+
+// The colours of the curves, "#d55e00", by feature; further ones have no curve.
+std::vector<std::string> curve_colours();
 
 }  // namespace fovea::cli

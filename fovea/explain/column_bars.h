@@ -9,6 +9,7 @@ namespace fovea {
 
 struct ColumnBar {
   std::string name;
+  std::string colour = {};         // of its curve, "#d55e00"; empty: it has none
   double effect = 0;               // on the probability, see column_effects.h
   std::vector<std::string> cells;  // what stands between name and bar, one for each heading
 };

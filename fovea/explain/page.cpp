@@ -124,10 +124,10 @@ std::string effects(const ExplainReport& report, const ExplainedImage& of) {
   const bool row = report.grid.kind == TokenKind::column;
   std::vector<ColumnBar> columns;
   for (size_t c = 0; c < of.column_effects.size(); ++c) {
-    ColumnBar column{
-        c < report.columns.size() ? report.columns[c] : fmt::format("column {}", c + 1),
-        of.column_effects[c],
-        {}};
+    ColumnBar column;
+    column.name = c < report.columns.size() ? report.columns[c] : fmt::format("column {}", c + 1);
+    if (c < report.colours.size()) column.colour = report.colours[c];
+    column.effect = of.column_effects[c];
     if (row) {
       column.name = fmt::format("{}. {}", c + 1, column.name);
       column.cells = {c >= of.values.size()      ? ""

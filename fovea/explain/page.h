@@ -34,6 +34,7 @@ struct ExplainReport {
   std::optional<Faithfulness> faithfulness;
   std::string removed;                    // what stood in the place of removed tokens, for people
   std::vector<std::string> columns = {};  // of tables and sequences
+  std::vector<std::string> colours = {};  // of the columns that have a curve, "#d55e00"
 };
 
 // The name of a class: its label, or its number.

@@ -221,6 +221,7 @@ TEST(SeriesExplain, ThePageNamesColumnsWithWhatTheyAdd) {
   report.labels = {"a", "b"};
   report.grid = explainer.grid();
   report.columns = {"x", "<y>", "z"};
+  report.colours = {"#0072b2"};
   const Explanation e = explainer.explain(data)[0];
   const std::vector<int32_t> named = {e.predicted};
   report.images.push_back({"line 2",
@@ -230,8 +231,8 @@ TEST(SeriesExplain, ThePageNamesColumnsWithWhatTheyAdd) {
                            {1.5f, NAN, -3},
                            column_effects(session, data, named, kMean)[0]});
   const std::string page = explain_page(report);
-  for (const char* text :
-       {"1. x", "2. &lt;y&gt;", "no value", "1.5", "A token is a column", "in percentage points"})
+  for (const char* text : {"1. x", "2. &lt;y&gt;", "no value", "1.5", "A token is a column",
+                           "background:#0072b2", "in percentage points"})
     EXPECT_NE(page.find(text), std::string::npos) << text;
   EXPECT_EQ(page.find("<y>"), std::string::npos);
 }
