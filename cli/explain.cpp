@@ -167,8 +167,10 @@ Examples read_samples(const Options& o, const Dataset& data, Session& model, uin
   Examples examples;
   for (const int64_t i : chosen) {
     const auto at = static_cast<size_t>(i);
-    examples.names.push_back(images ? fmt::format("{} image {}", enum_name(o.split), places[at])
-                                    : some.name(i));
+    // A file, or a line, by which people find it again.
+    examples.names.push_back(images && some.files.empty()
+                                 ? fmt::format("{} image {}", enum_name(o.split), places[at])
+                                 : some.name(i));
     examples.truths.push_back(some.class_names[static_cast<size_t>(some.labels[at])]);
   }
   examples.data = select(some, chosen);
