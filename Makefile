@@ -1,6 +1,6 @@
 # make demo    install what is missing, build, train on Fashion-MNIST, show the result
 # make test    install what is missing, build, run the unit and kernel tests
-# make bench   install and build the rivals (LibTorch, ONNX Runtime), measure ours, them and the peak
+# make bench   install and build the rivals (LibTorch, ONNX Runtime, oneDNN), measure ours, them and the peak
 # make fuzz    run each fuzz target for a while (SECONDS=60) and say what was found
 # make check   what CI leaves out: Clang, the sanitizers, the slow tests
 # make install install the program, the library and its headers below PREFIX (/usr/local), or below DESTDIR/PREFIX

@@ -1,83 +1,42 @@
 // A rival for `fovea bench`: the same problems in plain LibTorch, as a user of torch::nn writes
-// them. A program of its own, so that its libraries and its environment are its own. Driven by
-// lines on standard input, one answer each ("ok KEY=VALUE...", "times MS MS...", "error TEXT"):
-//   setup train|infer|attention|attention_backward KEY=VALUE...
-//         threads=N dtype=f32|bf16 tensors=FILE heads=N, for train also rate= decay=
-//   output FILE   the results of the problem as raw f32: logits, losses of three steps, out, or
-//                 dq dk dv; before any run
-//   run N         the milliseconds of N runs
-//   memory        bytes resident after a step of one image, and at most since then
-//   quit
+// them. A program of its own, so that its libraries and its environment are its own; rival.h says
+// how it is driven.
 #include <ATen/autocast_mode.h>
 #include <torch/torch.h>
 #include <torch/version.h>
 
-#include <chrono>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
 #include <fstream>
-#include <functional>
-#include <iostream>
 #include <map>
 #include <memory>
-#include <nlohmann/json.hpp>
-#include <optional>
-#include <sstream>
 #include <stdexcept>
 #include <string>
 #include <vector>
+
+#include "rival.h"
 
 namespace {
 
 using torch::Tensor;
 using Tensors = std::map<std::string, Tensor>;
-using Options = std::map<std::string, std::string>;
+using rival::Options;
+using rival::status_bytes;
 namespace nn = torch::nn;
 
-// A file in the safetensors format: eight bytes of header length, a JSON header, the data.
 Tensors read_tensors(const std::string& path) {
-  std::ifstream file(path, std::ios::binary);
-  std::stringstream buffer;
-  buffer << file.rdbuf();
-  const std::string bytes = buffer.str();
-  uint64_t length = 0;
-  if (bytes.size() < 8) throw std::runtime_error(path + " cannot be read");
-  std::memcpy(&length, bytes.data(), 8);
-  if (length > bytes.size() - 8) throw std::runtime_error(path + " is cut short");
-  const auto header = nlohmann::json::parse(bytes.substr(8, length));
   const std::map<std::string, torch::Dtype> types = {
       {"F32", torch::kFloat32}, {"U8", torch::kUInt8}, {"I32", torch::kInt32}};
   Tensors tensors;
-  for (const auto& [name, entry] : header.items()) {
-    if (name == "__metadata__") continue;
-    const auto shape = entry.at("shape").get<std::vector<int64_t>>();
-    const auto range = entry.at("data_offsets").get<std::vector<uint64_t>>();
-    Tensor tensor = torch::empty(shape, types.at(entry.at("dtype").get<std::string>()));
-    if (range.at(1) > bytes.size() - 8 - length || range[1] - range[0] != tensor.nbytes())
+  for (const auto& [name, raw] : rival::read_tensors(path)) {
+    Tensor tensor = torch::empty(raw.shape, types.at(raw.dtype));
+    if (raw.bytes.size() != tensor.nbytes())
       throw std::runtime_error(path + " is not what it says of " + name);
-    std::memcpy(tensor.data_ptr(), bytes.data() + 8 + length + range[0], tensor.nbytes());
+    std::memcpy(tensor.data_ptr(), raw.bytes.data(), raw.bytes.size());
     tensors[name] = tensor;
   }
   return tensors;
-}
-
-void write_floats(const std::string& path, const std::vector<Tensor>& tensors) {
-  std::ofstream file(path, std::ios::binary);
-  for (const Tensor& tensor : tensors) {
-    const Tensor flat = tensor.detach().to(torch::kFloat32).contiguous();
-    file.write(static_cast<const char*>(flat.data_ptr()),
-               static_cast<std::streamsize>(flat.nbytes()));
-  }
-  if (!file.flush()) throw std::runtime_error(path + " cannot be written");
-}
-
-// A line of /proc/self/status in bytes.
-int64_t status_bytes(const std::string& key) {
-  std::ifstream status("/proc/self/status");
-  for (std::string line; std::getline(status, line);)
-    if (line.rfind(key + ":", 0) == 0) return std::stoll(line.substr(key.size() + 1)) * 1024;
-  return 0;
 }
 
 // The file behind the library of products: Debian installs one of several.
@@ -181,13 +140,23 @@ struct VisionTransformerImpl : nn::Module {
 };
 TORCH_MODULE(VisionTransformer);
 
-class Problem {
+class Problem : public rival::Problem {
  public:
-  virtual ~Problem() = default;
-  virtual void run() = 0;
-  virtual std::vector<Tensor> output() = 0;
+  std::vector<float> output() override {
+    std::vector<float> all;
+    for (const Tensor& tensor : results()) {
+      const Tensor flat = tensor.detach().to(torch::kFloat32).contiguous();
+      all.insert(all.end(), flat.data_ptr<float>(), flat.data_ptr<float>() + flat.numel());
+    }
+    return all;
+  }
+  std::string description() const override {
+    return "version=" TORCH_VERSION " kernel=" + kernel() + " blas=" + blas();
+  }
+
+ private:
+  virtual std::vector<Tensor> results() = 0;
   virtual std::string kernel() const { return "unfused"; }
-  int64_t resident_before = 0;  // after a step of one image
 };
 
 class Autocast {
@@ -226,15 +195,14 @@ class Training : public Problem {
 
   void run() override { step(image_, label_); }
 
-  std::vector<Tensor> output() override {
+ private:
+  std::vector<Tensor> results() override {
     std::vector<Tensor> losses;
     for (int i = 0; i < 3; ++i) losses.push_back(step(image_, label_));
     return losses;
   }
-
   std::string kernel() const override { return bf16_ ? "autocast" : "unfused"; }
 
- private:
   void make_optimiser(double rate, double decay) {
     std::vector<Tensor> weights, vectors;
     for (auto& parameter : model_->parameters())
@@ -276,10 +244,11 @@ class Inference : public Problem {
   }
 
   void run() override { logits(); }
-  std::vector<Tensor> output() override { return {logits()}; }
-  std::string kernel() const override { return bf16_ ? "autocast" : "unfused"; }
 
  private:
+  std::vector<Tensor> results() override { return {logits()}; }
+  std::string kernel() const override { return bf16_ ? "autocast" : "unfused"; }
+
   Tensor logits() {
     const torch::NoGradGuard guard;
     const Autocast autocast(bf16_);
@@ -296,8 +265,9 @@ class Attention : public Problem {
  public:
   Attention(Tensors tensors, Options& options, bool backward) : backward_(backward) {
     const int64_t heads = std::stoll(options.at("heads"));
+    const auto type = options.at("dtype") == "bf16" ? torch::kBFloat16 : torch::kFloat32;
     const auto take = [&](const std::string& name) {
-      return split_heads(tensors.at(name), heads).contiguous();
+      return split_heads(tensors.at(name), heads).contiguous().to(type);
     };
     q_ = take("q"), k_ = take("k"), v_ = take("v");
     if (!backward_) return;
@@ -307,13 +277,14 @@ class Attention : public Problem {
   }
 
   void run() override { compute(); }
-  std::vector<Tensor> output() override {
+
+ private:
+  std::vector<Tensor> results() override {
     std::vector<Tensor> all;
     for (const Tensor& x : compute()) all.push_back(join_heads(x));
     return all;
   }
 
- private:
   std::vector<Tensor> compute() {
     if (backward_)
       return torch::autograd::grad({out_}, {q_, k_, v_}, {dout_}, /*retain_graph=*/true);
@@ -325,15 +296,7 @@ class Attention : public Problem {
   Tensor q_, k_, v_, dout_, out_;
 };
 
-std::unique_ptr<Problem> make_problem(std::istringstream& words) {
-  std::string kind;
-  words >> kind;
-  Options options;
-  for (std::string word; words >> word;) {
-    const auto equals = word.find('=');
-    if (equals == std::string::npos) throw std::runtime_error("expected KEY=VALUE, got " + word);
-    options[word.substr(0, equals)] = word.substr(equals + 1);
-  }
+std::unique_ptr<rival::Problem> make_problem(const std::string& kind, Options& options) {
   torch::set_num_threads(std::stoi(options.at("threads")));
   Tensors tensors = read_tensors(options.at("tensors"));
   if (kind == "train") return std::make_unique<Training>(std::move(tensors), options);
@@ -344,57 +307,6 @@ std::unique_ptr<Problem> make_problem(std::istringstream& words) {
   throw std::runtime_error("unknown problem " + kind);
 }
 
-std::string times_of_runs(Problem& problem, int64_t runs) {
-  std::ostringstream answer;
-  answer << "times";
-  for (int64_t i = 0; i < runs; ++i) {
-    const auto start = std::chrono::steady_clock::now();
-    problem.run();
-    answer << ' '
-           << std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start)
-                  .count();
-  }
-  return answer.str();
-}
-
-std::string answer(const std::string& line, std::unique_ptr<Problem>& problem) {
-  std::istringstream words(line);
-  std::string command;
-  words >> command;
-  if (command == "setup") {
-    problem = make_problem(words);
-    return "ok version=" TORCH_VERSION " kernel=" + problem->kernel() + " blas=" + blas();
-  }
-  if (!problem) throw std::runtime_error("no problem is set up");
-  if (command == "output") {
-    std::string path;
-    words >> path;
-    write_floats(path, problem->output());
-    return "ok";
-  }
-  if (command == "run") {
-    int64_t runs = 0;
-    words >> runs;
-    return times_of_runs(*problem, runs);
-  }
-  if (command == "memory")
-    return "ok resident=" + std::to_string(problem->resident_before) +
-           " peak=" + std::to_string(status_bytes("VmHWM"));
-  throw std::runtime_error("unknown command " + command);
-}
-
 }  // namespace
 
-int main() {
-  std::unique_ptr<Problem> problem;
-  for (std::string line; std::getline(std::cin, line) && line != "quit";) {
-    std::string reply;
-    try {
-      reply = answer(line, problem);
-    } catch (const std::exception& e) {
-      reply = std::string("error ") + e.what();
-      reply = reply.substr(0, reply.find('\n'));
-    }
-    std::cout << reply << std::endl;
-  }
-}
+int main() { return rival::serve(make_problem); }

@@ -92,7 +92,7 @@ class Rival : public Competitor {
 // What one competitor showed, one element a round.
 struct Row {
   std::unique_ptr<Competitor> who;
-  double difference = 0;  // to ours, relative to the largest of our numbers
+  double difference = 0;  // to ours, relative to the largest of our numbers; NaN: not compared
   int64_t runs = 1;       // in a turn
   std::vector<double> milliseconds = {};
   BenchMemory memory = {};
@@ -113,6 +113,7 @@ struct Result {
 
 double relative_difference(const std::vector<float>& ours, const std::vector<float>& theirs) {
   if (ours.size() != theirs.size()) return std::numeric_limits<double>::infinity();
+  if (ours.empty()) return std::numeric_limits<double>::quiet_NaN();
   double largest = 0, difference = 0;
   for (size_t i = 0; i < ours.size(); ++i) {
     const double d = std::abs(static_cast<double>(ours[i]) - static_cast<double>(theirs[i]));
@@ -305,8 +306,9 @@ void print_as_text(const Result& result) {
     for (const Row& row : result.rows)
       fmt::print("  memory of {}: {}\n", row.who->implementation, memory_text(row.memory));
   for (size_t i = 1; i < result.rows.size(); ++i)
-    fmt::print("  {} differs by at most {:.1e} of the largest result\n",
-               result.rows[i].who->implementation, result.rows[i].difference);
+    if (!std::isnan(result.rows[i].difference))
+      fmt::print("  {} differs by at most {:.1e} of the largest result\n",
+                 result.rows[i].who->implementation, result.rows[i].difference);
   fmt::print("\n");
   std::fflush(stdout);
 }
@@ -418,7 +420,8 @@ Verb bench_verb() {
       .summary = "attention, train or infer against other runtimes",
       .description =
           "Measures attention kernels, a training step or inference of a small vision "
-          "transformer, in turns with LibTorch, ONNX Runtime and the peak of the processor. "
+          "transformer, in turns with LibTorch, ONNX Runtime, oneDNN's products and softmax and "
+          "the peak of the processor. "
           "All results are compared first. A row's \"x ours\" says how many times as long as "
           "ours it takes.\nWith --json it prints a line of JSON for each row.",
       .examples = {{"fovea bench infer --without-rivals", "ours and the peak"},

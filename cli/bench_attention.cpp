@@ -23,8 +23,6 @@ namespace {
 
 constexpr int64_t kBlock = 64;   // tokens, of which live ones are counted
 constexpr int64_t kReach = 128;  // of a window, to each side
-constexpr int64_t kTopK = 32;
-constexpr int32_t kRng[3] = {1, 2, 0};
 
 // Which links there are.
 enum class Links { all, causal, window, blocks };
@@ -37,7 +35,6 @@ struct Sizes {
   int64_t batch, heads, tokens, dim;
   bool backward = false;
   Links links = Links::all;
-  Normaliser normaliser = Normaliser::softmax;
 
   int64_t elements() const { return batch * heads * tokens * dim; }
   int64_t blocks() const { return (tokens + kBlock - 1) / kBlock; }
@@ -51,8 +48,7 @@ struct Sizes {
     return true;
   }
   // Products of the scores and of the values; backward computes the scores again and has four
-  // products of its own. Of a causal mask half the links count, else those of live blocks; all of
-  // them whatever the normaliser leaves out.
+  // products of its own. Of a causal mask half the links count, else those of live blocks.
   int64_t flops() const {
     const int64_t all = (backward ? 10 : 4) * elements() * tokens;
     if (links == Links::all) return all;
@@ -64,12 +60,8 @@ struct Sizes {
                                 static_cast<double>(blocks() * blocks()));
   }
   std::string name() const {
-    const std::string by = normaliser == Normaliser::softmax ? ""
-                           : normaliser == Normaliser::top_k
-                               ? fmt::format(" top_k {}", kTopK)
-                               : fmt::format(" {}", enum_name(normaliser));
-    return fmt::format("attention {} B{} H{} N{} D{}{}{} f32", backward ? "backward" : "forward",
-                       batch, heads, tokens, dim, text_of(links), by);
+    return fmt::format("attention {} B{} H{} N{} D{}{} f32", backward ? "backward" : "forward",
+                       batch, heads, tokens, dim, text_of(links));
   }
 };
 
@@ -82,8 +74,6 @@ AttentionProblem problem_of(const Sizes& s) {
   p.scale = 1 / std::sqrt(static_cast<double>(s.dim));
   p.want_lse = s.backward;
   p.causal = s.links == Links::causal;
-  p.normaliser.kind = s.normaliser;
-  if (s.normaliser == Normaliser::top_k) p.normaliser.top_k = kTopK;
   if (s.links == Links::window) p.window_left = p.window_right = kReach;
   if (s.links == Links::blocks) {
     p.block = kBlock;
@@ -162,7 +152,7 @@ class OwnAttention : public Competitor {
                    .v = v_.data(),
                    .out = out_.data(),
                    .lse = sizes_.backward ? lse_.data() : nullptr,
-                   .links = {.blocks = blocks_.data(), .rng = kRng}},
+                   .links = {.blocks = blocks_.data()}},
                   forward_scratch_->context);
   }
 
@@ -176,7 +166,7 @@ class OwnAttention : public Competitor {
                     .dq = dq_.data(),
                     .dk = dk_.data(),
                     .dv = dv_.data(),
-                    .links = {.blocks = blocks_.data(), .rng = kRng}},
+                    .links = {.blocks = blocks_.data()}},
                    backward_scratch_->context);
   }
 
@@ -193,27 +183,19 @@ class OwnAttention : public Competitor {
 BenchCase case_of(const Sizes& sizes, const std::string& kernel) {
   BenchCase c;
   c.name = sizes.name();
-  c.tolerance = 1e-4;
+  c.tolerance = 1e-5;
   c.own = [=](const std::shared_ptr<ThreadPool>& pool) {
     std::vector<std::unique_ptr<Competitor>> own;
     own.push_back(std::make_unique<OwnAttention>(sizes, kernel, pool));
     return own;
   };
   c.write_files = [=](const std::filesystem::path& folder) {
-    std::vector<AlignedBuffer> data;
-    std::vector<TensorView> tensors;
-    for (const char* name : {"q", "k", "v", "dout"}) {
-      data.push_back(random_values(sizes.elements(), DType::f32, name));
-      tensors.push_back({.name = name,
-                         .shape = {sizes.batch, sizes.tokens, sizes.heads * sizes.dim},
-                         .bytes = std::as_const(data.back()).bytes()});
-    }
-    write_safetensors(folder / "tensors.safetensors", tensors);
+    write_attention_inputs(folder, {sizes.batch, sizes.tokens, sizes.heads * sizes.dim});
   };
   c.setup = [=](std::string_view rival) -> std::string {
     // ONNX Runtime has no backward, and rivals compute all links.
-    if (sizes.links != Links::all || sizes.normaliser != Normaliser::softmax) return {};
-    if (sizes.backward && rival != "libtorch") return {};
+    if (sizes.links != Links::all) return {};
+    if (sizes.backward && rival == "onnxruntime") return {};
     return fmt::format("setup {} dtype=f32 tensors=tensors.safetensors heads={}",
                        sizes.backward ? "attention_backward" : "attention", sizes.heads);
   };
@@ -233,6 +215,19 @@ AlignedBuffer random_values(int64_t elements, DType dtype, std::string_view name
       reinterpret_cast<int8_t*>(buffer.data())[i] = static_cast<int8_t>(std::lround(127 * x));
   }
   return buffer;
+}
+
+void write_attention_inputs(const std::filesystem::path& folder,
+                            const std::array<int64_t, 3>& shape) {
+  std::vector<AlignedBuffer> data;
+  std::vector<TensorView> tensors;
+  for (const char* name : {"q", "k", "v", "dout"}) {
+    data.push_back(random_values(shape[0] * shape[1] * shape[2], DType::f32, name));
+    tensors.push_back({.name = name,
+                       .shape = {shape.begin(), shape.end()},
+                       .bytes = std::as_const(data.back()).bytes()});
+  }
+  write_safetensors(folder / "tensors.safetensors", tensors);
 }
 
 bool supports(const AttentionProblem& problem, bool backward, const std::string& kernel) {
@@ -255,12 +250,6 @@ std::vector<BenchCase> attention_cases(const std::string& kernel) {
         Sizes{1, 8, 4096, 64, false, Links::blocks}, Sizes{1, 8, 4096, 64, true, Links::blocks}})
     if (supports(problem_of(s), s.backward, kernel)) cases.push_back(case_of(s, kernel));
   for (BenchCase& c : low_precision_cases(kernel)) cases.push_back(std::move(c));
-  for (const bool backward : {false, true})
-    for (Normaliser n : {Normaliser::top_k, Normaliser::sparsemax, Normaliser::entmax15,
-                         Normaliser::hard, Normaliser::gumbel, Normaliser::gumbel_hard})
-      if (const Sizes s{1, 8, 2048, 64, backward, Links::all, n};
-          supports(problem_of(s), s.backward, kernel))
-        cases.push_back(case_of(s, kernel));
   auto others = score_cases(kernel);
   std::move(others.begin(), others.end(), std::back_inserter(cases));
   for (BenchCase& c : attention_extra_cases(kernel)) cases.push_back(std::move(c));

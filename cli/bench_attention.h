@@ -1,6 +1,9 @@
 // What the benchmarks of attention kernels on raw memory share.
 #pragma once
 
+#include <array>
+#include <cstdint>
+#include <filesystem>
 #include <memory>
 #include <span>
 #include <string>
@@ -36,6 +39,10 @@ bool supports(const AttentionProblem& problem, bool backward, const std::string&
 // Numbers in [-1, 1) that depend on the name alone, the same in every type; in i8 times 127.
 AlignedBuffer random_values(int64_t elements, DType dtype, std::string_view name);
 
+// What rivals read: q, k, v and dout in f32, each of this shape [B,N,H*D].
+void write_attention_inputs(const std::filesystem::path& folder,
+                            const std::array<int64_t, 3>& shape);
+
 // Memory for a plan's scratch.
 template <class Args>
 struct Scratch {
@@ -54,7 +61,8 @@ struct Scratch {
 
 // bf16 and 8 bits at length.
 std::vector<BenchCase> low_precision_cases(const std::string& kernel);
-// Attention with dropout, statistics or a learned span, beside attention without.
+// Attention with positions, biases, other normalisers, dropout, statistics or a learned span, each
+// beside attention without.
 std::vector<BenchCase> attention_extra_cases(const std::string& kernel);
 // Few queries against a long cache.
 std::vector<BenchCase> decode_cases(const std::string& kernel);

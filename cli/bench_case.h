@@ -27,7 +27,8 @@ class Competitor {
  public:
   virtual ~Competitor() = default;
 
-  // What the problem asks for, to be compared with the others; once, before any run.
+  // What the problem asks for, to be compared with the others; once, before any run. Empty of all:
+  // they compute different things, and only their times are compared.
   virtual std::vector<float> output() = 0;
   // Milliseconds of each of so many runs.
   virtual std::vector<double> run(int64_t runs) = 0;

@@ -135,8 +135,15 @@ BenchCase case_of(const Narrow& s, const std::string& kernel) {
     own.push_back(std::make_unique<OwnNarrow>(s.in(wider), "", pool));
     return own;
   };
-  c.write_files = [](const std::filesystem::path&) {};
-  c.setup = [](std::string_view) { return std::string(); };  // the rivals are asked for f32
+  c.write_files = [=](const std::filesystem::path& folder) {
+    write_attention_inputs(folder, {1, s.tokens, kHeads * s.dim});
+  };
+  // None takes 8 bits, ONNX Runtime no bf16 either.
+  c.setup = [=](std::string_view rival) -> std::string {
+    if (s.dtype == DType::i8 || rival == "onnxruntime") return {};
+    return fmt::format("setup {} dtype=bf16 tensors=tensors.safetensors heads={}",
+                       s.backward ? "attention_backward" : "attention", kHeads);
+  };
   return c;
 }
 

@@ -284,7 +284,8 @@ std::vector<BenchCase> infer_cases() {
   std::vector<BenchCase> cases;
   for (const int64_t batch : {1, 64}) {
     BenchCase c = model_case("infer", {.batch = batch});
-    c.setup = [](std::string_view rival) {
+    c.setup = [](std::string_view rival) -> std::string {
+      if (rival == "onednn") return {};  // which knows products, not models
       return fmt::format(
           "setup infer dtype=f32 tensors=tensors.safetensors {}",
           rival == "libtorch" ? fmt::format("heads={}", kHeads) : std::string("model=model.onnx"));

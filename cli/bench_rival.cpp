@@ -65,8 +65,10 @@ std::vector<char*> pointers(std::vector<std::string>& texts) {
 
 std::vector<RivalProgram> rival_programs(const std::filesystem::path& folder) {
   const std::filesystem::path at = std::filesystem::absolute(folder);
-  const std::filesystem::path torch = at / "rival_torch", script = at / "rival_onnxruntime.js";
+  const std::filesystem::path torch = at / "rival_torch", onednn = at / "rival_onednn",
+                              script = at / "rival_onnxruntime.js";
   return {{"libtorch", {torch.string()}, {torch}},
+          {"onednn", {onednn.string()}, {onednn}},
           {"onnxruntime",
            {"node", script.string()},
            {script, at / "node_modules" / "onnxruntime-node"}}};

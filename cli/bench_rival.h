@@ -1,5 +1,5 @@
 // A rival of `fovea bench`: a child process with an environment of its own, driven by lines through
-// a pipe (bench/rival_torch.cpp says which).
+// a pipe (bench/rival.h says which).
 #pragma once
 
 #include <sys/types.h>

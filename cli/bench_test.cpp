@@ -69,6 +69,20 @@ TEST_F(CliBench, ANarrowTypeOfAttentionHasTheNextWiderOneBesideIt) {
   EXPECT_LT(all[1]["difference"].get<double>(), 1e-2);
 }
 
+TEST_F(CliBench, AFeatureOfAttentionHasPlainAttentionBesideIt) {
+  const auto all =
+      rows(bench({"attention", "--only", "forward sparsemax B1 H8 N2048 D64", "--without-rivals"}));
+  ASSERT_EQ(all.size(), 2u);
+  EXPECT_EQ(all[0]["implementation"], "fovea");
+  EXPECT_EQ(all[1]["implementation"], "plain");
+  EXPECT_NE(all[0]["kernel"], all[1]["kernel"]);
+  EXPECT_TRUE(all[1]["difference"].is_null()) << "other weights are no error";
+  const auto same =
+      rows(bench({"attention", "--only", "forward dropout B1 H8 N2048 D64", "--without-rivals"}));
+  ASSERT_EQ(same.size(), 2u);
+  EXPECT_LT(same[1]["difference"].get<double>(), 1e-5) << "of the log-sum-exp";
+}
+
 TEST_F(CliBench, ARowOfDecodingHasTheSpeedOfReadingBesideIt) {
   const auto all =
       rows(bench({"attention", "--only", "decode H8/2 N32768 D64 i8", "--without-rivals"}));
@@ -132,8 +146,22 @@ TEST_F(CliBench, WhatIsNotThereIsAnErrorWithTheNearest) {
 TEST_F(CliBench, RivalsThatAreNotInstalledAreNamedWithTheRemedy) {
   const Finished f = bench({"infer", "--only", "batch 1 f32", "--rivals", "nowhere"});
   EXPECT_EQ(rows(f).size(), 1u);
-  for (const char* word : {"libtorch is not installed", "onnxruntime is not", "make bench"})
+  for (const char* word :
+       {"libtorch is not installed", "onednn is not", "onnxruntime is not", "make bench"})
     EXPECT_NE(f.err.find(word), std::string::npos) << f.err;
+}
+
+// Backward is asked of oneDNN as of LibTorch, and the models of neither of them.
+TEST_F(CliBench, OneDnnIsARivalInAttentionAlone) {
+  write_rival("rival_onednn", "    setup) echo \"error asked for $rest\" ;;\n");
+  for (const auto& [problem, asked] :
+       {std::pair("backward B128", "asked for attention_backward dtype=f32 "),
+        std::pair("forward B1 H8 N512 D64 bf16", "asked for attention dtype=bf16 ")}) {
+    const Finished f = bench({"attention", "--only", problem, "--rivals", "rivals"});
+    EXPECT_EQ(f.code, 2);
+    EXPECT_NE(f.err.find(std::string("onednn: error ") + asked), std::string::npos) << f.err;
+  }
+  EXPECT_EQ(rows(bench({"infer", "--only", "batch 1 f32", "--rivals", "rivals"})).size(), 1u);
 }
 
 TEST_F(CliBench, ARivalThatGivesOtherResultsIsAnError) {
