@@ -10,7 +10,7 @@ set(private_headers
     formats/tensorboard_message.h
     kernels/adamw_step.h kernels/amx.h kernels/amx_emulator.h kernels/attention_backward_tiled.h
     kernels/attention_cache.h
-    kernels/attention_decode.h kernels/attention_dropout.h kernels/attention_normalise_ref.h kernels/attention_rows.h
+    kernels/attention_decode.h kernels/attention_decode_links.h kernels/attention_dropout.h kernels/attention_normalise_ref.h kernels/attention_rows.h
     kernels/attention_seen.h kernels/attention_shared_sums.h kernels/attention_short.h kernels/attention_strip.h kernels/attention_tiled.h
     kernels/normaliser_row.h
     kernels/attention_short_avx512bf16.h kernels/avx512_bf16.h kernels/c_interface.h kernels/dnnl_support.h

@@ -63,11 +63,14 @@ class DecodePlan final : public KernelPlan<AttentionArgs> {
                     .room = cut_.rows,
                     .stride = cut_.partial,
                     .max_at = cut_.max_at};
-    for (int64_t i = 0; i < task.queries; ++i)
-      task.of_query[i] = decode_range(p_, args, batch, first + i);
-    task.end = task.of_query[task.queries - 1].end;  // both ends grow with the query
-    task.keys = {std::max(task.of_query[0].begin, piece * cut_.piece),
-                 std::min(task.end, (piece + 1) * cut_.piece)};
+    int64_t begin = p_.tk;
+    for (int64_t i = 0; i < task.queries; ++i) {
+      const KeyRange range = task.of_query[i] = decode_range(p_, args, batch, first + i);
+      if (range.empty()) continue;
+      begin = std::min(begin, range.begin);
+      task.end = std::max(task.end, range.end);
+    }
+    task.keys = {std::max(begin, piece * cut_.piece), std::min(task.end, (piece + 1) * cut_.piece)};
     return task;
   }
 
@@ -116,10 +119,21 @@ class DecodePlan final : public KernelPlan<AttentionArgs> {
       sum = sum * a + part[max_at + 1] * b;
       max = larger;
     }
-    const float inverse = first ? 1 / sum : 0.0f;
+    float inverse = first ? 1 / sum : 0.0f;
+    if (p_.sink) {
+      // A key that has been seen already, whose value is 0.
+      const float sink = static_cast<const float*>(
+                             args.links.sinks)[task_of(args, partials, sweep, 0).head(kv, r)] *
+                         kDecodeLog2E;
+      const float larger = first ? std::max(max, sink) : sink;
+      const float factor = first ? std::exp2(max - larger) : 0.0f;
+      sum = sum * factor + (larger == -HUGE_VALF ? 0.0f : std::exp2(sink - larger));
+      inverse = first ? factor / sum : 0.0f;
+      max = larger;
+    }
     for (int64_t d = 0; d < p_.value_dim; ++d) out[d] = T(first ? first[d] * inverse : 0.0f);
     constexpr float kLn2 = 0.69314718055994531f;
-    if (lse) *lse = first ? max * kLn2 + std::log(sum) : -HUGE_VALF;
+    if (lse) *lse = sum > 0 || first ? max * kLn2 + std::log(sum) : -HUGE_VALF;
   }
 
   AttentionProblem p_;
@@ -130,8 +144,32 @@ class DecodePlan final : public KernelPlan<AttentionArgs> {
 }  // namespace
 
 bool decodes(const AttentionProblem& p) {
-  if ((p.dtype != DType::f32 && p.dtype != DType::bf16) || !is_plain(p)) return false;
-  return reads_cache(p) || (p.tq <= kDecodeQueries && p.tk >= kDecodeKeys);
+  const bool softmax_of_rows = !p.cosine && p.rotary == 0 && !p.relative_keys && !p.span &&
+                               p.dropout == 0 && by_softmax(p) && !wants_statistics(p);
+  if ((p.dtype != DType::f32 && p.dtype != DType::bf16) || !softmax_of_rows) return false;
+  // Blocks of a list may be much smaller than these kernels' own.
+  return reads_cache(p) || (p.tq <= kDecodeQueries && p.tk >= kDecodeKeys && p.block == 0);
+}
+
+bool touches(const DecodeTask& task, KeyRange keys) {
+  const AttentionProblem& p = task.problem;
+  if (!has_gaps(p) && p.block == 0) return true;
+  const bool of_heads = p.block > 0 && p.block_plane.head != 0;
+  for (int64_t kv = 0; kv < task.kv_heads; ++kv)
+    for (int64_t r = 0; r < task.rows(kv); ++r) {
+      if (!of_heads && (kv > 0 || r >= task.queries)) return false;  // the same for all heads
+      if (DecodeLinks(p, task.args.links, task.batch, task.head(kv, r), task.query(r))
+              .touches(keys))
+        return true;
+    }
+  return false;
+}
+
+float score_factor(const DecodeTask& task, int64_t kv, int64_t r) {
+  const AttentionProblem& p = task.problem;
+  const auto scale = static_cast<float>(p.scale) * kDecodeLog2E;
+  if (!p.temperature) return scale;
+  return scale * static_cast<const float*>(task.args.links.temperatures)[task.head(kv, r)];
 }
 
 DecodeCut::DecodeCut(const AttentionProblem& p)

@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "fovea/kernels/attention_cache.h"
+#include "fovea/kernels/attention_decode_links.h"
 #include "fovea/kernels/attention_seen.h"
 
 namespace fovea::attention_detail {
@@ -72,23 +73,35 @@ std::unique_ptr<KernelPlan<AttentionArgs>> plan_decode(const AttentionProblem& p
                                                        DecodeFunction function,
                                                        int64_t worker_floats);
 
-// The keys that a query sees: one range, whose ends grow with the query.
+// A range that holds the keys that a query sees; without gaps it sees them all.
 inline KeyRange decode_range(const AttentionProblem& p, const AttentionArgs& args, int64_t batch,
                              int64_t query) {
   const SeenKeys seen = Seen(p, args.links, batch).of(query);
-  return both(seen.hard, seen.near);
+  const KeyRange near = both(seen.hard, seen.near), low = both(seen.hard, {0, seen.low_end});
+  if (low.empty()) return near;
+  if (near.empty()) return low;
+  return {std::min(near.begin, low.begin), std::max(near.end, low.end)};
 }
 
-// Scores of keys that are not in `seen` become -infinity: of `keys` keys from `first` on, and of
-// what stands behind them up to whole vectors. Gives whether there were any.
-inline bool mask_decode_row(const KeyRange& seen, int64_t first, int64_t keys, float* scores) {
-  if (keys == padded(keys) && seen.begin <= first && seen.end >= first + keys) return false;
-  const int64_t begin = std::clamp<int64_t>(seen.begin - first, 0, keys);
-  const int64_t end = std::clamp<int64_t>(seen.end - first, begin, keys);
-  constexpr float kNothing = -std::numeric_limits<float>::infinity();
-  std::fill(scores, scores + begin, kNothing);
-  std::fill(scores + end, scores + padded(keys), kNothing);
-  return true;
+// What scores of a row are multiplied by to be powers of two.
+float score_factor(const DecodeTask& task, int64_t kv, int64_t r);
+
+// Whether a query of the task may see some of these keys.
+bool touches(const DecodeTask& task, KeyRange keys);
+
+// Calls use(first, keys, next) for the blocks of the task's keys that some query may see; next:
+// where the block after it begins, in this task or a later one, or the end of all.
+template <class Use>
+void each_decode_block(const DecodeTask& task, const Use& use) {
+  const auto from = [&](int64_t first) {
+    while (first < task.end && !touches(task, {first, first + kDecodeBlock})) first += kDecodeBlock;
+    return std::min(first, task.end);
+  };
+  for (int64_t j = from(task.keys.begin); j < task.keys.end;) {
+    const int64_t keys = std::min(kDecodeBlock, task.keys.end - j), next = from(j + keys);
+    use(j, keys, next);
+    j = next;
+  }
 }
 
 // Where the rows of `keys` keys from `first` on stand, of the task's first head. The last one
@@ -139,16 +152,16 @@ class DecodeRows {
         now_(reinterpret_cast<const T**>(at)),
         next_(now_ + kDecodeBlock) {}
 
-  // Goes on to the keys from `first` on, where the block before ended.
-  void go_on(int64_t first, int64_t keys) {
+  // Goes on to the keys from `first` on; `next` is where the block after them begins.
+  void go_on(int64_t first, int64_t keys, int64_t next) {
     keys_ = keys;
-    const int64_t begin = first + keys, count = std::min(kDecodeBlock, task_.end - begin);
-    if (first == task_.keys.begin || dim_ < width_)
-      find_rows(task_, from_, first, keys, now_);
-    else
+    if (known_)
       std::swap(now_, next_);
+    else
+      find_rows(task_, from_, first, keys, now_);
+    const int64_t count = std::min(kDecodeBlock, task_.end - next);
     known_ = dim_ == width_ && count > 0;
-    if (known_) find_rows(task_, from_, begin, count, next_);
+    if (known_) find_rows(task_, from_, next, count, next_);
   }
 
   DecodeKeys<T> of(int64_t kv) {

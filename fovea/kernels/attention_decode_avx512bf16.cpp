@@ -79,8 +79,8 @@ class Decode {
 
   void run() {
     for_rows([&](int64_t kv, int64_t r) { start(kv, r); });
-    for (int64_t j = task_.keys.begin; j < task_.keys.end; j += kDecodeBlock)
-      block(j, std::min(kDecodeBlock, task_.keys.end - j));
+    each_decode_block(task_,
+                      [&](int64_t first, int64_t keys, int64_t next) { block(first, keys, next); });
     for_rows([&](int64_t kv, int64_t r) { finish(kv, r); });
   }
 
@@ -115,7 +115,7 @@ class Decode {
                            task_.query(r), task_.head(kv, r));
     uint32_t* to = queries(kv, r / 4 * 4) + r % 4 * 16;
     float& factor = factors(kv, r);
-    factor = static_cast<float>(p_.scale) * kLog2E;
+    factor = score_factor(task_, kv, r);
     const float inverse = Cache::kScaled ? scale_query(from, factor) : 1.0f;
     for (int64_t c = 0; c < k_width_; c += 32, to += 2 * 64) {
       __m512i x = avx512_bf16::load32(from + c, p_.head_dim - c);
@@ -155,9 +155,9 @@ class Decode {
         half(_mm512_maskz_extracti64x4_epi64(0xf, bf16s, 1)), 1);
   }
 
-  void block(int64_t first, int64_t keys) {
-    k_.go_on(first, keys);
-    v_.go_on(first, keys);
+  void block(int64_t first, int64_t keys, int64_t next) {
+    k_.go_on(first, keys, next);
+    v_.go_on(first, keys, next);
     for (int64_t kv = 0; kv < task_.kv_heads; ++kv) {
       if constexpr (Cache::kScaled) {
         find_scales(task_, k_rows_, first, keys, kv, scratch_ + layout_.k_scale);
@@ -203,7 +203,11 @@ class Decode {
                 float& factor) const {
     const int64_t whole = padded(part.keys);
     __m512 largest = Whole::load(most);
-    if (mask_decode_row(task_.seen(r), part.first, part.keys, scores)) {
+    const bool links = has_decode_links(p_);
+    if (links)
+      DecodeLinks(p_, task_.args.links, task_.batch, task_.head(part.kv, r), task_.query(r))
+          .apply(part.first, part.keys, scores, cap_scores);
+    if (mask_decode_row(task_.seen(r), part.first, part.keys, scores) || links) {
       largest = _mm512_set1_ps(-HUGE_VALF);
       for (int64_t j = 0; j < whole; j += 16)
         largest = Whole::max(largest, Whole::load(scores + j));

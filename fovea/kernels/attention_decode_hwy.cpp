@@ -143,6 +143,15 @@ HWY_INLINE void value_tile(const DecodeKeys<T>& v, int64_t keys, int64_t column,
   }
 }
 
+// scores = by tanh(scores / by), to whole vectors.
+HWY_INLINE void cap_scores(float* scores, int64_t keys, float by) {
+  const F32 d;
+  for (int64_t j = 0; j < keys; j += kLanes) {
+    const Vec x = hn::Mul(hn::Load(d, scores + j), hn::Set(d, 1 / by));
+    hn::Store(hn::Mul(simd::tanh(x), hn::Set(d, by)), d, scores + j);
+  }
+}
+
 template <class T>
 class Decode {
  public:
@@ -160,18 +169,18 @@ class Decode {
 
   void run() {
     start();
-    for (int64_t j = task_.keys.begin; j < task_.keys.end; j += kDecodeBlock)
-      block(j, HWY_MIN(kDecodeBlock, task_.keys.end - j));
+    attention_detail::each_decode_block(task_, [&](int64_t first, int64_t keys, int64_t next)
+                                                   HWY_ATTR { block(first, keys, next); });
   }
 
  private:
   void start() const {
     const F32 d;
     const int64_t width = whole_vectors(p_.head_dim);
-    const float factor = static_cast<float>(p_.scale * kLog2E);
     for (int64_t kv = 0; kv < task_.kv_heads; ++kv) {
       for (int64_t r = 0; r < task_.rows(kv); ++r) {
         float* to = queries(kv) + r * width;
+        const float factor = attention_detail::score_factor(task_, kv, r);
         if (p_.dtype == DType::f32)
           query<float>(kv, r, factor, to);
         else
@@ -197,9 +206,9 @@ class Decode {
     });
   }
 
-  void block(int64_t first, int64_t keys) {
-    k_.go_on(first, keys);
-    v_.go_on(first, keys);
+  void block(int64_t first, int64_t keys, int64_t next) {
+    k_.go_on(first, keys, next);
+    v_.go_on(first, keys, next);
     for (int64_t kv = 0; kv < task_.kv_heads; ++kv) {
       if constexpr (std::is_same_v<T, int8_t>) {
         attention_detail::find_scales(task_, k_rows_, first, keys, kv, scratch_ + layout_.k_scale);
@@ -256,6 +265,10 @@ class Decode {
         x = hn::Mul(x, hn::Load(d, scratch_ + layout_.k_scale + j));
       hn::Store(x, d, s + j);
     }
+    if (attention_detail::has_decode_links(p_))
+      attention_detail::DecodeLinks(p_, task_.args.links, task_.batch, task_.head(part.kv, r),
+                                    task_.query(r))
+          .apply(part.first, part.keys, s, cap_scores);
     attention_detail::mask_decode_row(task_.seen(r), part.first, part.keys, s);
     Vec largest = hn::Set(d, -HUGE_VALF);
     for (int64_t j = 0; j < whole; j += kLanes) largest = hn::Max(largest, hn::Load(d, s + j));

@@ -13,7 +13,6 @@ namespace fovea::attention_detail {
 namespace {
 
 using short_bf16::broadcast_pair;
-using short_bf16::kLog2E;
 using short_bf16::Whole;
 
 constexpr int kRowsAtOnce = 4;
@@ -203,6 +202,17 @@ inline float sum_of_lanes(__m512 x) {
   x = _mm512_add_ps(x, _mm512_maskz_shuffle_f32x4(0xffff, x, x, 0xb1));
   x = _mm512_add_ps(x, _mm512_maskz_permute_ps(0xffff, x, 0x4e));
   return _mm512_cvtss_f32(_mm512_add_ps(x, _mm512_maskz_permute_ps(0xffff, x, 0xb1)));
+}
+
+// scores = by tanh(scores / by), to whole vectors.
+inline void cap_scores(float* scores, int64_t keys, float by) {
+  const __m512 one = _mm512_set1_ps(1), two = _mm512_set1_ps(2);
+  const __m512 times = _mm512_set1_ps(2 * kDecodeLog2E / by);
+  for (int64_t j = 0; j < keys; j += 16) {
+    const __m512 e = short_bf16::exp2<Whole, 5>(_mm512_mul_ps(Whole::load(scores + j), times));
+    const __m512 tanh = _mm512_sub_ps(one, _mm512_div_ps(two, _mm512_add_ps(e, one)));
+    Whole::store(scores + j, _mm512_mul_ps(tanh, _mm512_set1_ps(by)));
+  }
 }
 
 // Scores of `whole` keys, a multiple of 16, become powers in bf16; gives what is to be added to the

@@ -45,12 +45,14 @@ inline int64_t plane_elements(const AttentionProblem& p, const AttentionPlane& p
   return (plane.batch ? p.batch : 1) * (plane.head ? p.heads : 1) * (plane.query ? p.tq : 1) * p.tk;
 }
 
-// A problem with some of everything.
-inline AttentionProblem random_problem(Dice& dice, int64_t most_tokens) {
+// A problem with some of everything; most_queries: 0 if there may be as many as keys.
+inline AttentionProblem random_problem(Dice& dice, int64_t most_tokens, int64_t most_queries = 0) {
   AttentionProblem p;
   p.batch = dice.of(1, 3);
   p.tk = dice.of(1, most_tokens);
   p.tq = dice.one_in(2) ? p.tk : dice.of(1, most_tokens);
+  if (most_queries > 0) p.tq = dice.of(1, most_queries);
+  if (most_queries > 0 && dice.one_in(6)) p.tk = p.tq;
   p.kv_heads = dice.of(1, 2);
   p.heads = p.kv_heads * dice.of(1, 2);
   p.heads_kept = dice.one_in(4) ? dice.of(0, p.heads) : p.heads;

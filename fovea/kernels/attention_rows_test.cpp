@@ -187,16 +187,19 @@ TEST(AttentionRows, TheTableHoldsTheAnglesOfFarPositions) {
 
 // So that none of them drops the feature silently.
 TEST(AttentionRows, OnlyKernelsThatKnowThemTakeThem) {
-  const auto expect = [](bool tiled, auto change) {
+  const auto expect = [](bool tiled, bool decode, auto change) {
     for (const DType dtype : {DType::f32, DType::bf16}) {
-      const auto knows = [&](std::string_view name) {
-        return name.starts_with("hwy") || name == "ref" ||
-               (tiled && dtype == DType::bf16 && name == "tiled_avx512bf16");
-      };
       for (const int64_t tokens : {int64_t{1}, int64_t{16}, int64_t{1024}}) {
         AttentionProblem p{.dtype = dtype, .tq = tokens, .tk = tokens, .head_dim = 64};
         p.value_dim = 64;
         change(p);
+        const auto knows = [&](std::string_view name) {
+          const bool in_bf16 = dtype == DType::bf16;
+          if (name.starts_with("decode"))
+            return decode && p.tq <= 8 && p.tk >= 128 && (in_bf16 || name != "decode_avx512bf16");
+          return name.starts_with("hwy") || name == "ref" ||
+                 (tiled && in_bf16 && name == "tiled_avx512bf16");
+        };
         if (tokens == 1024) p.tq = 4;
         set_dense_strides(p, true);
         for (const AttentionKernel& kernel : attention_kernels())
@@ -210,10 +213,10 @@ TEST(AttentionRows, OnlyKernelsThatKnowThemTakeThem) {
       }
     }
   };
-  expect(true, [](auto& p) { p.cosine = true; });
-  expect(true, [](auto& p) { p.rotary = 32; });
-  expect(true, [](auto& p) { p.temperature = true; });
-  expect(false, [](auto& p) { p.relative_keys = true; });
+  expect(true, false, [](auto& p) { p.cosine = true; });
+  expect(true, false, [](auto& p) { p.rotary = 32; });
+  expect(true, true, [](auto& p) { p.temperature = true; });
+  expect(false, false, [](auto& p) { p.relative_keys = true; });
 }
 
 TEST(AttentionRows, WrongCombinationsNameBothOptions) {
