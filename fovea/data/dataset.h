@@ -16,7 +16,7 @@
 
 namespace fovea {
 
-struct ImageDataset {
+struct ImageDataset {  // images of one size, with a label each
   std::string source;  // where it came from, for reports
   int64_t height = 0, width = 0, channels = 0;
   std::vector<uint8_t> images;  // [N, height, width, channels]

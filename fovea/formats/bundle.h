@@ -11,7 +11,7 @@
 
 namespace fovea {
 
-struct Bundle {
+struct Bundle {                                  // a trained model
   Graph graph;                                   // for inference, before the passes
   std::map<std::string, HostTensorPtr> weights;  // by the name of the variable
   std::string recipe;                            // TOML, overrides applied

@@ -10,7 +10,7 @@
 
 namespace fovea {
 
-struct Image {
+struct Image {  // in memory, decoded
   int64_t height = 0, width = 0;
   int64_t channels = 0;         // 1: grey, 3: red, green, blue
   std::vector<uint8_t> pixels;  // [height, width, channels]

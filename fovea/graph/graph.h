@@ -26,10 +26,10 @@ struct Value {
   auto operator<=>(const Value&) const = default;
 };
 
-struct Node {
-  const Op* op = nullptr;
-  Attrs attrs;
-  std::vector<Value> inputs;
+struct Node {                    // one op with its arguments
+  const Op* op = nullptr;        // a row of the op table
+  Attrs attrs;                   // of the op's own type
+  std::vector<Value> inputs;     // what it reads
   std::vector<ValueType> types;  // one for each output
   std::string name;              // unique in its graph, such as "enc.3.attn"
 };
@@ -38,12 +38,12 @@ struct Node {
 // changed.
 struct HostTensor {
   DType dtype = DType::f32;
-  std::vector<int64_t> shape;
-  std::vector<std::byte> bytes;
+  std::vector<int64_t> shape;    // outermost first
+  std::vector<std::byte> bytes;  // dense, row-major
 };
-using HostTensorPtr = std::shared_ptr<const HostTensor>;
+using HostTensorPtr = std::shared_ptr<const HostTensor>;  // numbers that many hold
 
-class Graph {
+class Graph {  // a model or a training step; nodes are only ever added
  public:
   // Adds a node; checks the arguments through the op's shape rule. The name is made unique and
   // stands below the current scope; an empty name becomes the op's. Throws Error when the arguments
@@ -57,7 +57,7 @@ class Graph {
   // How add() would name a node.
   std::string name_of_next(std::string_view name) const;
 
-  int size() const { return static_cast<int>(nodes_.size()); }
+  int size() const { return static_cast<int>(nodes_.size()); }  // how many nodes
   const Node& node(int id) const { return nodes_[static_cast<size_t>(id)]; }
   const Node& node(Value v) const { return node(v.node); }
   const ValueType& type(Value v) const { return node(v).types[static_cast<size_t>(v.output)]; }
@@ -67,9 +67,9 @@ class Graph {
 
   // Named results, in the order in which they were set. Setting a name again replaces it.
   void set_output(std::string_view name, Value value);
-  void remove_output(std::string_view name);
-  Value output(std::string_view name) const;  // throws Error when there is none
-  bool has_output(std::string_view name) const;
+  void remove_output(std::string_view name);     // where there is one
+  Value output(std::string_view name) const;     // throws Error when there is none
+  bool has_output(std::string_view name) const;  // without an error
   const std::vector<std::pair<std::string, Value>>& outputs() const { return outputs_; }
 
   // All updates commit together after all reads of the step. Throws Error when `variable` is none,
@@ -86,7 +86,7 @@ class Graph {
   // Names added while a Scope lives stand below its path: Scope s(g, "enc.3") gives "enc.3.attn".
   class Scope {
    public:
-    Scope(Graph& g, std::string_view name);
+    Scope(Graph& g, std::string_view name);  // until it is destroyed
     ~Scope();
     Scope(const Scope&) = delete;
     Scope& operator=(const Scope&) = delete;
@@ -115,8 +115,8 @@ class GraphRewriter {
 
   // What a value of `from` became. FOVEA_ASSERT that it was copied or mapped.
   Value operator[](Value old) const;
-  bool has(Value old) const;
-  void map(Value old, Value now) { map_[old] = now; }
+  bool has(Value old) const;                           // was copied or mapped
+  void map(Value old, Value now) { map_[old] = now; }  // what reads old will read now
   std::vector<Value> mapped(const std::vector<Value>& old) const;
   // Copies the node (with other attributes, if given) under its own name.
   Value copy(int id);

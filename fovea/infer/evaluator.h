@@ -13,10 +13,10 @@
 
 namespace fovea {
 
-struct Evaluation {
+struct Evaluation {                       // what a data set showed
   std::map<std::string, double> metrics;  // "accuracy", "loss"
-  int64_t examples = 0;
-  double examples_per_second = 0;  // over the whole of run(), planning included
+  int64_t examples = 0;                   // that were run
+  double examples_per_second = 0;         // over the whole of run(), planning included
 };
 
 // The bytes of one input for several samples, one after another.

@@ -13,9 +13,9 @@
 
 namespace fovea {
 
-struct ClassScore {
-  std::string label;
-  double probability = 0;
+struct ClassScore {        // one class of an answer
+  std::string label;       // of the class
+  double probability = 0;  // 0 to 1
 };
 
 // A store with the bundle's weights. Throws Error (invalid_argument) when a variable of the graph
@@ -30,7 +30,7 @@ std::function<HostTensorPtr(const std::string&)> frozen_weights(const Bundle& bu
 Image prepare_for(const Graph& graph, ResizeMode resize, const Image& image,
                   const std::string& place);
 
-class Predictor {
+class Predictor {  // a bundle, ready to answer
  public:
   // Runs the passes and plans nothing yet. Throws Error: unsupported when the graph has no input
   // "image" u8 [B,H,W,C] or "series" f32 [B,T,F], or no output "probabilities" f32 [B,classes];

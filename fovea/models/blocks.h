@@ -8,14 +8,14 @@ namespace fovea {
 
 // What differs between building for training and for inference.
 struct BuildContext {
-  bool training = false;
-  Value rng;  // i32 [3], read by dropout; needed when training with dropout
+  bool training = false;  // dropout drops
+  Value rng;              // i32 [3], read by dropout; needed when training with dropout
 };
 
-struct EncoderOptions {
-  int64_t layers = 4;
-  int64_t width = 64;
-  int64_t heads = 4;
+struct EncoderOptions {  // of a stack of transformer blocks
+  int64_t layers = 4;    // blocks
+  int64_t width = 64;    // of a token: C
+  int64_t heads = 4;     // of attention, each of width / heads
   int64_t mlp = 128;     // width of the hidden layer
   double dropout = 0.0;  // on the results of attention and of the hidden layer
   AttentionOptions attention = {};

@@ -19,13 +19,13 @@ class Session;
 
 // What one node did, for reports.
 struct NodeReport {
-  std::string name;
-  std::string op;
-  std::string kernel;  // "matmul:dnnl"
-  int64_t flops = 0;
-  int64_t bytes = 0;
-  double milliseconds = 0;
-  bool alone = false;  // on the calling thread, since it is too small to wake others for
+  std::string name;         // of the node
+  std::string op;           // "linear"
+  std::string kernel;       // "matmul:dnnl"
+  int64_t flops = 0;        // by the op's own account
+  int64_t bytes = 0;        // read and written
+  double milliseconds = 0;  // of all timed runs
+  bool alone = false;       // on the calling thread, since it is too small to wake others for
 };
 
 // A graph planned for given sizes. Fill the inputs, run, read the outputs; the executions of a
@@ -38,7 +38,7 @@ class Execution {
   const ValueType& output_type(std::string_view name) const;
   // f32 outputs. FOVEA_ASSERT on the type.
   std::span<const float> output_f32(std::string_view name) const;
-  bool has_input(std::string_view name) const;
+  bool has_input(std::string_view name) const;  // without an error
 
   // One step: all nodes, then the updates.
   void run();
@@ -56,11 +56,11 @@ class Execution {
   // empty when there is none. For finding faults: slow.
   std::string run_looking_for_non_finite();
 
-  std::vector<NodeReport> reports() const;
-  size_t arena_bytes() const { return memory_.arena_bytes; }
-  size_t values_bytes() const { return memory_.values_bytes; }
-  size_t total_bytes() const { return total_bytes_; }  // arena, inputs and scratch
-  size_t packed_bytes() const;                         // constants in the order of their kernels
+  std::vector<NodeReport> reports() const;                      // in the order in which nodes run
+  size_t arena_bytes() const { return memory_.arena_bytes; }    // what the plan takes
+  size_t values_bytes() const { return memory_.values_bytes; }  // if nothing shared memory
+  size_t total_bytes() const { return total_bytes_; }           // arena, inputs and scratch
+  size_t packed_bytes() const;  // constants in the order of their kernels
 
  private:
   friend class Session;
@@ -98,7 +98,7 @@ class Execution {
 // Memory that plans run in, one after another, as large as the largest needs.
 class Arena {
  public:
-  void grow(size_t bytes);
+  void grow(size_t bytes);  // to at least so many
   std::byte* data() { return buffer_.data(); }
   size_t size() const { return buffer_.size(); }
   // Grows with each move to other addresses.
@@ -109,8 +109,8 @@ class Arena {
   uint64_t generation_ = 1;
 };
 
-struct SessionOptions {
-  uint64_t seed = 0;  // of variables that the store lacks
+struct SessionOptions {  // how a session runs
+  uint64_t seed = 0;     // of variables that the store lacks
   // Sessions that never run at the same time may share one; what one wrote into its inputs is then
   // gone when another has run. Empty: an arena of its own.
   std::shared_ptr<Arena> arena = {};
@@ -121,7 +121,7 @@ struct SessionOptions {
   double microseconds_worth_sharing = 30;
 };
 
-class Session {
+class Session {  // a graph with its variables, to be run for many sizes
  public:
   // The graph as the passes left it. Makes the variables that the store lacks. The options throw
   // Error when FOVEA_FORCE_KERNEL names what does not exist.

@@ -60,7 +60,7 @@ struct ReadOptions {
 // Loads the data, builds the task. Throws Error for a bad recipe or data set.
 TrainJob read_job(RecipeTable& recipe, const ReadOptions& how = {});
 
-struct TrainRequest {
+struct TrainRequest {                     // where a training goes, and who watches
   std::filesystem::path out;              // the bundle's folder
   bool resume = false;                    // go on from the checkpoint in it
   bool overwrite = false;                 // put a new run in the place of the one in it
@@ -72,15 +72,15 @@ struct TrainRequest {
   const std::atomic<bool>* stop = nullptr;                  // set: finish the step, save, return
 };
 
-struct TrainResult {
-  bool interrupted = false;
-  bool saved = true;       // false: interrupted before anything was; the folder is as it was
-  int64_t epochs = 0;      // that ran
-  int64_t best_epoch = 0;  // whose weights the bundle holds
-  bool stopped_early = false;
+struct TrainResult {           // what came of it
+  bool interrupted = false;    // by request.stop
+  bool saved = true;           // false: interrupted before anything was; the folder is as it was
+  int64_t epochs = 0;          // that ran
+  int64_t best_epoch = 0;      // whose weights the bundle holds
+  bool stopped_early = false;  // since validation no longer improved
   double seconds = 0;
-  std::map<std::string, double> validation;
-  std::map<std::string, double> test;
+  std::map<std::string, double> validation;  // metrics of the weights that are kept
+  std::map<std::string, double> test;        // the same, at the end
   std::map<std::string, std::map<std::string, double>> levels;  // test metrics, by level
   int64_t parameters = 0;
   int64_t initialised = 0;  // weights taken from request.init
