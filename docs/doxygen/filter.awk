@@ -27,6 +27,14 @@ in_head && /^\/\// {
   next
 }
 
+# A comment behind the beginning of a type is of the type: Doxygen wants it before.
+/^ *(struct|class|enum|union) .*{ +\/\/ / {
+  column = index($0, "// ")
+  trailing = 0
+  print "/**" escaped(substr($0, column + 2)) " */ " substr($0, 1, column - 1)
+  next
+}
+
 # Code, perhaps with a comment behind it.
 {
   column = match($0, /  \/\/ /)
