@@ -9,8 +9,10 @@
 #define FOVEA_KERNELS_ATTENTION_PANELS_INL_H_
 #endif
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <span>
 #include <type_traits>
 
 #include "fovea/kernels/attention_dropout-inl.h"
@@ -33,6 +35,79 @@ using attention_detail::kForwardKeys;
 
 constexpr double kLn2 = 0.6931471805599453;
 
+// A block of scores, [keys][queries], cut into pieces in each of which some neighbouring vectors of
+// queries see keys, so that what no query sees is not computed along the edge of a mask.
+struct BlockCut {
+  int64_t key, keys;     // rows of the block
+  int64_t vec, end_vec;  // columns
+  bool full;             // all these queries see all these keys
+};
+constexpr int64_t kMostVecs = 4;  // of a panel
+struct BlockCuts {
+  BlockCut cuts[4 * kMostVecs + 1];
+  int64_t count = 0;
+  KeyRange rows[kMostVecs];  // of each vector
+
+  // One piece.
+  HWY_INLINE void set_whole(int64_t keys, int64_t vecs, bool full) {
+    count = 1;
+    cuts[0] = {0, keys, 0, vecs, full};
+    for (int64_t v = 0; v < vecs; ++v) rows[v] = {0, keys};
+  }
+};
+
+// The pieces of the keys from j on; seen: by each vector.
+HWY_NOINLINE void cut_block(const TouchedKeys* seen, int64_t vecs, int64_t j, int64_t keys,
+                            BlockCuts& x) {
+  // Pieces of whole tiles.
+  constexpr int64_t kStep = kTileRows;
+  const auto inside = [&](int64_t key) { return HWY_MIN(HWY_MAX(key - j, 0), keys); };
+  const auto below = [](int64_t n) { return n / kStep * kStep; };
+  const auto above = [keys](int64_t n) { return HWY_MIN((n + kStep - 1) / kStep * kStep, keys); };
+  KeyRange full[kMostVecs];
+  int64_t edges[4 * kMostVecs], edge_count = 0;
+  for (int64_t v = 0; v < vecs; ++v) {
+    KeyRange there{keys, 0};
+    for (const KeyRange& r : {seen[v].low, seen[v].high}) {
+      const KeyRange part{inside(r.begin), inside(r.end)};
+      if (part.empty()) continue;
+      there = {HWY_MIN(there.begin, below(part.begin)), HWY_MAX(there.end, above(part.end))};
+    }
+    // None: before its first key or behind its last one.
+    if (there.empty())
+      there.begin = there.end =
+          HWY_MIN(seen[v].high.begin, seen[v].high.end) >= j + keys ? keys : int64_t{0};
+    x.rows[v] = there;
+    if (v > 0 && (there.begin < x.rows[v - 1].begin || there.end < x.rows[v - 1].end))
+      return x.set_whole(keys, vecs, false);
+    for (const KeyRange& r : {seen[v].full_low, seen[v].full_high}) {
+      const KeyRange part{above(inside(r.begin)),
+                          inside(r.end) == keys ? keys : below(inside(r.end))};
+      if (!part.empty()) full[v] = part;
+    }
+    for (const int64_t edge : {there.begin, there.end, full[v].begin, full[v].end})
+      edges[edge_count++] = edge;
+  }
+  std::sort(edges, edges + edge_count);
+  x.count = 0;
+  for (int64_t i = 0; i + 1 < edge_count; ++i) {
+    const int64_t key = edges[i], end = edges[i + 1];
+    if (key == end) continue;
+    BlockCut cut{key, end - key, 0, vecs, true};
+    while (cut.vec < vecs && x.rows[cut.vec].end <= key) ++cut.vec;
+    while (cut.end_vec > cut.vec && x.rows[cut.end_vec - 1].begin > key) --cut.end_vec;
+    if (cut.vec == cut.end_vec) continue;
+    for (int64_t v = cut.vec; v < cut.end_vec; ++v)
+      cut.full = cut.full && full[v].begin <= key && end <= full[v].end;
+    BlockCut* last = x.count > 0 ? &x.cuts[x.count - 1] : nullptr;
+    if (last && last->vec == cut.vec && last->end_vec == cut.end_vec && last->full == cut.full &&
+        last->key + last->keys == key)
+      last->keys += cut.keys;
+    else
+      x.cuts[x.count++] = cut;
+  }
+}
+
 // One number a query.
 struct LaneRows {
   float* max;      // of the scores so far, times log2(e)
@@ -45,11 +120,15 @@ struct LaneRows {
 };
 
 // s becomes exp2(s - maximum); maximum, sum and rescale follow, and with kEntropy the surprise.
+// Vectors without keys are left as they are.
 template <bool kEntropy>
-HWY_INLINE void online_softmax(const LaneRows& lane, int64_t vecs, int64_t keys, float* s) {
+HWY_INLINE void online_softmax(const LaneRows& lane, int64_t vecs, const BlockCuts& cuts,
+                               float* s) {
   const F32 d;
   const int64_t width = vecs * kLanes;
   for (int64_t v = 0; v < width; v += kLanes) {
+    const KeyRange rows = cuts.rows[v / kLanes];
+    if (rows.empty()) continue;
     const Vec max = hn::Load(d, lane.new_max + v);
     const Vec base = simd::base_of(max);
     const Vec shift = hn::Sub(hn::Load(d, lane.max + v), base);
@@ -59,7 +138,7 @@ HWY_INLINE void online_softmax(const LaneRows& lane, int64_t vecs, int64_t keys,
     if (kEntropy)
       surprise =
           moved_surprise(hn::Load(d, lane.surprise + v), hn::Load(d, lane.sum + v), rescale, shift);
-    for (float* row = s + v; row < s + keys * width; row += width) {
+    for (float* row = s + rows.begin * width + v; row < s + rows.end * width; row += width) {
       const Vec x = hn::Sub(hn::Load(d, row), base);
       const Vec p = exp2(x);
       hn::Store(p, d, row);
@@ -87,9 +166,11 @@ HWY_INLINE void finish(const AttentionProblem& p, const LaneRows& lane, int64_t 
       hn::Store(hn::Mul(hn::Load(d, at), inverse), d, at);
     }
   }
+  const bool direct = std::is_same_v<T, float> && !attention_detail::scattered(p.out, p.value_dim);
   if constexpr (std::is_same_v<T, float>) {
-    transpose<false>(ot, width, p.value_dim, queries, 1.0f, out, p.out.token);
-  } else {
+    if (direct) transpose<false>(ot, width, p.value_dim, queries, 1.0f, out, p.out.token);
+  }
+  if (!direct) {
     const int64_t padded = whole_vectors(p.value_dim);
     transpose<false>(ot, width, p.value_dim, queries, 1.0f, rows, padded);
     store_rows(rows, padded, queries, p.value_dim, out, p.out.token);
@@ -102,8 +183,6 @@ HWY_INLINE void finish(const AttentionProblem& p, const LaneRows& lane, int64_t 
   }
 }
 
-constexpr int64_t kMaxPanels = 16;  // 192 queries with four lanes
-
 // A run of queries and what is kept of it from one block of keys to the next.
 struct Panel {
   int64_t first, queries, vecs, width;
@@ -112,6 +191,9 @@ struct Panel {
   float* ot;           // O^T before the division by sum, [value_dim][width]
   LaneRows lane;
   TouchedKeys seen;
+  TouchedKeys vec_seen[kMostVecs];  // of each vector of queries
+  KeyRange keys;                    // from the first key that is seen to the last one
+  const uint8_t* blocks;            // of keys, one byte each; null: there are no blocks
 };
 
 template <class T>
@@ -129,94 +211,98 @@ class PanelsForward {
         kv_head_(task.head / (p_.heads / p_.kv_heads)) {}
 
   void run() {
-    int64_t count = 0;
     for (int64_t i = task_.first_panel; i < task_.end_panel; ++i)
-      if (task_.panels.first_query(i) < p_.tq) start(i, count, panels_[count]), ++count;
-    sweep(count);
-    for (int64_t i = 0; i < count; ++i) {
-      const Panel& panel = panels_[i];
-      T* out = attention_detail::row(static_cast<T*>(task_.args.out), p_.out, task_.batch,
-                                     panel.first, task_.head);
-      float* lse = p_.want_lse ? static_cast<float*>(task_.args.lse) : nullptr;
-      if (lse) lse += (task_.batch * p_.heads + task_.head) * p_.tq + panel.first;
-      finish(p_, panel.lane, panel.vecs, panel.queries, panel.ot, out, scratch_ + layout_.rows,
-             lse);
-      if (p_.want_entropy) write_entropy(panel);
-    }
+      if (task_.panels.first_query(i) < p_.tq) lay_out(i, panels_[count_]), ++count_;
+    sweep();
     if (!p_.want_mass && p_.top_links == 0) return;
-    for (int64_t i = 0; i < count; ++i) start_collecting(panels_[i]);
+    for (int64_t i = 0; i < count_; ++i) start_collecting(panels_[i]);
     collecting_ = true;
-    sweep(count);
+    sweep();
   }
 
  private:
-  // All panels against the keys that they see.
-  void sweep(int64_t count) {
-    if (p_.block > 0) {
-      for (int64_t i = 0; i < count; ++i) run_blocks(panels_[i]);
-    } else {
-      run_together(count);
+  // All panels against each block of keys, so that its rows are gathered once. A panel's queries
+  // are loaded at its first block and its result is written after its last one.
+  void sweep() {
+    KeyRange all{p_.tk, 0};
+    for (int64_t i = 0; i < count_; ++i) {
+      const KeyRange& keys = panels_[i].keys;
+      if (!keys.empty()) all = {HWY_MIN(all.begin, keys.begin), HWY_MAX(all.end, keys.end)};
     }
-  }
-  // All panels against each block of keys, so that its rows are gathered once.
-  void run_together(int64_t count) {
-    int64_t begin = p_.tk, end = 0;
-    for (int64_t i = 0; i < count; ++i) {
-      for (const KeyRange& r : {panels_[i].seen.low, panels_[i].seen.high}) {
-        if (r.empty()) continue;
-        begin = HWY_MIN(begin, r.begin);
-        end = HWY_MAX(end, r.end);
+    if (p_.block > 0) all.begin = all.begin / p_.block * p_.block;
+    const int64_t length = attention_detail::forward_keys(p_);
+    for (int64_t j = all.begin; j < all.end; j += length) {
+      const KeyRange block{j, HWY_MIN(j + length, all.end)};
+      KeyRows rows{block, 0};
+      for (int64_t i = 0; i < count_; ++i) {
+        Panel& panel = panels_[i];
+        if (panel.keys.begin >= block.end || panel.keys.end <= block.begin) continue;
+        if (!collecting_ && panel.keys.begin >= block.begin) start(panel);
+        if (panel.blocks)
+          attention_detail::each_run(p_, panel.blocks, attention_detail::both(block, panel.keys),
+                                     [&](const KeyRange& run)
+                                         HWY_ATTR { visit(panel, run, rows); });
+        else
+          visit(panel, block, rows);
+        if (!collecting_ && panel.keys.end <= block.end) write(panel);
       }
     }
-    for (int64_t j = begin; j < end; j += kForwardKeys) {
-      const KeyRange block{j, HWY_MIN(j + kForwardKeys, end)};
-      BlockRows rows{};
-      for (int64_t i = 0; i < count; ++i) visit(panels_[i], block, rows);
-    }
+    for (int64_t i = 0; i < count_ && !collecting_; ++i)
+      if (panels_[i].keys.empty()) start(panels_[i]), write(panels_[i]);
   }
 
-  // One panel against the blocks of keys that its block of queries sees.
-  void run_blocks(const Panel& panel) {
-    const uint8_t* blocks =
-        attention_detail::block_row(p_, task_.args.links, task_.batch, task_.head, panel.first);
-    const KeyRange keys{panel.seen.low.empty() ? panel.seen.high.begin : panel.seen.low.begin,
-                        HWY_MAX(panel.seen.low.end, panel.seen.high.end)};
-    attention_detail::each_run(p_, blocks, keys, [&](const KeyRange& run) HWY_ATTR {
-      for (int64_t j = run.begin; j < run.end; j += kForwardKeys) {
-        BlockRows rows{};
-        visit(panel, {j, HWY_MIN(j + kForwardKeys, run.end)}, rows);
-      }
-    });
+  void write(const Panel& panel) {
+    T* out = attention_detail::row(static_cast<T*>(task_.args.out), p_.out, task_.batch,
+                                   panel.first, task_.head);
+    float* lse = p_.want_lse ? static_cast<float*>(task_.args.lse) : nullptr;
+    if (lse) lse += first_row(panel);
+    finish(p_, panel.lane, panel.vecs, panel.queries, panel.ot, out, scratch_ + layout_.rows, lse);
+    if (p_.want_entropy) write_entropy(panel);
   }
 
-  // K and V of a block of keys, once they have been asked for.
-  struct BlockRows {
-    Rows k, v;
-    bool there = false;
+  // Rows of K and V of a block of keys, gathered once they have been asked for.
+  struct KeyRows {
+    KeyRange block;
+    uint32_t there;  // one bit for each block of links, or one for all keys
   };
 
-  // What the panel sees of a block of keys.
-  HWY_INLINE void visit(const Panel& panel, const KeyRange& block, BlockRows& rows) {
+  // What the panel sees of a run of keys of the block.
+  HWY_INLINE void visit(const Panel& panel, const KeyRange& run, KeyRows& rows) {
     for (const KeyRange& r : {panel.seen.low, panel.seen.high}) {
-      const KeyRange keys = attention_detail::both(block, r);
+      const KeyRange keys = attention_detail::both(run, r);
       const int64_t count = keys.end - keys.begin;
       if (count <= 0 || links_.hides_all(panel.first, panel.queries, keys.begin, count)) continue;
-      if (!rows.there) gather(block, rows);
-      const auto from = [&](const Rows& x) HWY_ATTR {
-        return Rows{x.first + (keys.begin - block.begin) * x.stride, x.stride};
+      gather(keys, rows);
+      const int64_t row = keys.begin - rows.block.begin;
+      const auto from = [&](const void* base, const AttentionStrides& strides, bool copied,
+                            int64_t copy, int64_t dim) HWY_ATTR {
+        const int64_t padded = whole_vectors(dim);
+        if constexpr (std::is_same_v<T, float>) {
+          if (!copied) return Rows{at(base, strides, keys.begin, kv_head_), strides.token};
+        }
+        return Rows{scratch_ + copy + row * padded, padded};
       };
-      step(panel, keys.begin, count, from(rows.k), from(rows.v));
+      step(panel, keys.begin, count,
+           from(task_.args.k, p_.k, layout_.copies_k, layout_.k, p_.head_dim),
+           from(task_.args.v, p_.v, layout_.copies_v, layout_.v, p_.value_dim));
     }
   }
-  void gather(const KeyRange& block, BlockRows& rows) {
-    const int64_t count = block.end - block.begin;
-    rows.k = gather_changed(change_, at(task_.args.k, p_.k, block.begin, kv_head_), p_.k, count,
-                            p_.head_dim, scratch_ + layout_.k,
-                            attention_detail::first_key_position(p_) + block.begin);
-    if (!collecting_)
-      rows.v = gather_rows(at(task_.args.v, p_.v, block.begin, kv_head_), p_.v, count, p_.value_dim,
-                           scratch_ + layout_.v);
-    rows.there = true;
+  void gather(const KeyRange& keys, KeyRows& rows) {
+    const int64_t unit = p_.block > 0 ? p_.block : rows.block.end - rows.block.begin;
+    const int64_t last = (keys.end - 1 - rows.block.begin) / unit;
+    for (int64_t n = (keys.begin - rows.block.begin) / unit; n <= last; ++n) {
+      if (rows.there >> n & 1) continue;
+      rows.there |= uint32_t{1} << n;
+      const int64_t row = n * unit, first = rows.block.begin + row;
+      const int64_t count = HWY_MIN(unit, rows.block.end - first);
+      if (layout_.copies_k)
+        gather_changed(change_, at(task_.args.k, p_.k, first, kv_head_), p_.k, count, p_.head_dim,
+                       scratch_ + layout_.k + row * whole_vectors(p_.head_dim),
+                       attention_detail::first_key_position(p_) + first);
+      if (!collecting_)
+        gather_rows(at(task_.args.v, p_.v, first, kv_head_), p_.v, count, p_.value_dim,
+                    scratch_ + layout_.v + row * whole_vectors(p_.value_dim));
+    }
   }
 
   const T* at(const void* base, const AttentionStrides& s, int64_t token, int64_t head) const {
@@ -226,7 +312,8 @@ class PanelsForward {
   Rows queries(int64_t first, int64_t count) const {
     const T* q = at(task_.args.q, p_.q, first, task_.head);
     if constexpr (std::is_same_v<T, float>) {
-      if (!change_.any() && !p_.relative_keys) return {q, p_.q.token};
+      if (!change_.any() && !p_.relative_keys && !attention_detail::scattered(p_.q, p_.head_dim))
+        return {q, p_.q.token};
     }
     const Rows rows = copied(q, p_.q, count, p_.head_dim, scratch_ + layout_.rows);
     if (change_.any())
@@ -235,14 +322,14 @@ class PanelsForward {
     return rows;
   }
 
-  void start(int64_t index, int64_t slot, Panel& panel) {
-    const F32 d;
+  // Where the next panel's memory is, and what it sees.
+  void lay_out(int64_t index, Panel& panel) {
     const int64_t width = task_.panels.width_vecs(index) * kLanes;
     panel.first = task_.panels.first_query(index);
     panel.queries = HWY_MIN(width, p_.tq - panel.first);
     panel.vecs = width / kLanes;
     panel.width = width;
-    panel.qt = scratch_ + slot * layout_.panel;
+    panel.qt = scratch_ + count_ * layout_.panel;
     panel.relative_qt = panel.qt + p_.head_dim * width;
     panel.ot = panel.relative_qt + (p_.relative_keys ? p_.head_dim * width : 0);
     float* rows = panel.ot + p_.value_dim * width;
@@ -253,6 +340,33 @@ class PanelsForward {
                   .surprise = rows + 4 * width,
                   .maxima = rows + (5 + attention_detail::kLaneRows) * width,
                   .keys = LaneKeys(p_, rows + 5 * width, width)};
+    panel.seen = fill_lanes(p_, seen_, panel.first, panel.queries, width, panel.lane.keys);
+    panel.keys = panel.seen.high;
+    if (!panel.seen.low.empty())
+      panel.keys = {panel.seen.low.begin, HWY_MAX(panel.seen.low.end, panel.seen.high.end)};
+    panel.blocks = nullptr;
+    if (p_.block > 0) {
+      panel.blocks =
+          attention_detail::block_row(p_, task_.args.links, task_.batch, task_.head, panel.first);
+      KeyRange there{p_.tk, 0};
+      if (!panel.keys.empty())
+        attention_detail::each_run(p_, panel.blocks, panel.keys, [&](const KeyRange& run) {
+          there = {HWY_MIN(there.begin, run.begin), run.end};
+        });
+      panel.keys = there;
+    }
+    if (attention_detail::sees_all(p_)) return;
+    for (int64_t v = 0; v < panel.vecs; ++v) {
+      const auto keys_of = [&](int64_t lane) {
+        return seen_.of(panel.first + HWY_MIN(lane, panel.queries - 1));
+      };
+      panel.vec_seen[v] = TouchedKeys(p_, keys_of(v * kLanes), keys_of((v + 1) * kLanes - 1));
+    }
+  }
+
+  void start(const Panel& panel) {
+    const F32 d;
+    const int64_t width = panel.width;
     const float factor = static_cast<float>(p_.scale * kLog2E) *
                          attention_detail::temperature(p_, task_.args.links, task_.head);
     const auto load = [&](const float* bias, float* to) HWY_ATTR {
@@ -276,7 +390,6 @@ class PanelsForward {
       hn::Store(hn::Zero(d), d, panel.ot + i);
     for (int64_t i = 0; i < bounds_ * width; i += kLanes)
       hn::Store(hn::Set(d, -HUGE_VALF), d, panel.lane.maxima + i);
-    panel.seen = fill_lanes(p_, seen_, panel.first, panel.queries, width, panel.lane.keys);
   }
 
   // One panel and the keys from j on.
@@ -286,49 +399,73 @@ class PanelsForward {
     float* s = scratch_ + layout_.scores;
     for (int64_t i = 0; i < panel.width; i += kLanes)
       hn::Store(hn::Load(d, lane.max + i), d, lane.new_max + i);
-    product<Into::set_max, Contiguous::step>({.a = k.first,
-                                              .a_stride = k.stride,
-                                              .b = panel.qt,
-                                              .b_stride = panel.width,
-                                              .c = s,
-                                              .c_stride = panel.width,
-                                              .lane_row = lane.new_max,
-                                              .steps = p_.head_dim},
-                                             keys, panel.vecs);
+    BlockCuts cuts;
+    const bool full = panel.seen.full(j, keys);
+    if (full || collecting_ || bounds_ > 0)
+      cuts.set_whole(keys, panel.vecs, full);
+    else
+      cut_block(panel.vec_seen, panel.vecs, j, keys, cuts);
+    const std::span<const BlockCut> pieces(cuts.cuts, static_cast<size_t>(cuts.count));
+    // Whether scores are not what the product leaves.
+    const bool changed = p_.relative_keys || links_.any();
+    for (const BlockCut& x : pieces) {
+      const int64_t column = x.vec * kLanes;
+      const Product scores{.a = k.first + x.key * k.stride,
+                           .a_stride = k.stride,
+                           .b = panel.qt + column,
+                           .b_stride = panel.width,
+                           .c = s + x.key * panel.width + column,
+                           .c_stride = panel.width,
+                           .lane_row = lane.new_max + column,
+                           .steps = p_.head_dim};
+      if (x.full && !changed)
+        product<Into::set_max, Contiguous::step>(scores, x.keys, x.end_vec - x.vec);
+      else
+        product<Into::set, Contiguous::step>(scores, x.keys, x.end_vec - x.vec);
+    }
     const ScoreBlock block{.scores = s,
                            .stride = panel.width,
                            .width = panel.width,
                            .first_key = j,
                            .keys = keys,
                            .lanes = lane.keys};
-    const Look look = panel.seen.full(j, keys) ? Look::none : block.look();
     if (p_.relative_keys)
       add_relative(p_, block, panel.first, panel.queries, panel.relative_qt,
                    task_.relative + kv_head_ * p_.head_dim * relative_width(p_),
                    scratch_ + layout_.relative);
     if (links_.any()) links_.apply(block, panel.first, panel.queries, nullptr);
-    if (p_.relative_keys || links_.any() || look != Look::none)
-      mask_scores(block, look, lane.max, lane.new_max);
+    for (const BlockCut& x : pieces) {
+      if (x.full && !changed) continue;
+      float* const max = lane.new_max + x.vec * kLanes;
+      mask_scores(block.part(x.key, x.keys, x.vec * kLanes, (x.end_vec - x.vec) * kLanes),
+                  x.full ? Look::none : block.look(), max, max);
+    }
     if (bounds_ > 0 && !collecting_) note_maxima(s, panel.width, keys, bounds_, lane.maxima);
     if (collecting_) return collect(statistics(panel), s, panel.width, j, keys);
     if (p_.want_entropy)
-      online_softmax<true>(lane, panel.vecs, keys, s);
+      online_softmax<true>(lane, panel.vecs, cuts, s);
     else
-      online_softmax<false>(lane, panel.vecs, keys, s);
+      online_softmax<false>(lane, panel.vecs, cuts, s);
     if (dropout_.any) {
       auto* words = reinterpret_cast<uint32_t*>(scratch_ + layout_.words);
       draw(dropout_, panel.first, j, keys, panel.width, words);
       drop(words, keys, panel.width, s);
     }
-    product<Into::rescale, Contiguous::row>({.a = v.first,
-                                             .a_stride = v.stride,
-                                             .b = s,
-                                             .b_stride = panel.width,
-                                             .c = panel.ot,
-                                             .c_stride = panel.width,
-                                             .lane_row = lane.rescale,
-                                             .steps = keys},
-                                            p_.value_dim, panel.vecs);
+    for (const BlockCut& x : pieces) {
+      const int64_t column = x.vec * kLanes;
+      product<Into::rescale, Contiguous::row>({.a = v.first + x.key * v.stride,
+                                               .a_stride = v.stride,
+                                               .b = s + x.key * panel.width + column,
+                                               .b_stride = panel.width,
+                                               .c = panel.ot + column,
+                                               .c_stride = panel.width,
+                                               .lane_row = lane.rescale + column,
+                                               .steps = x.keys},
+                                              p_.value_dim, x.end_vec - x.vec);
+      // Once for each vector.
+      for (int64_t i = x.vec; i < x.end_vec; ++i)
+        hn::Store(hn::Set(d, 1.0f), d, lane.rescale + i * kLanes);
+    }
   }
 
   int64_t first_row(const Panel& panel) const {
@@ -395,7 +532,8 @@ class PanelsForward {
   const RowsChange change_;
   const LinkDropout dropout_;
   const int64_t kv_head_;
-  Panel panels_[kMaxPanels];
+  int64_t count_ = 0;
+  Panel panels_[attention_detail::kMostPanels];
 };
 
 }  // namespace

@@ -42,10 +42,16 @@ class HwyForward final : public KernelPlan<AttentionArgs> {
     }
     float* masses =
         relative + (p_.relative_keys ? p_.kv_heads * p_.head_dim * relative_width(p_) : 0);
+    const bool together = heads_together(p_, panels_);
     context.pool->parallel_for(p_.batch * p_.heads * parts(), [&](int64_t block, int worker) {
-      const int64_t part = block % parts(), head = block / parts() % p_.heads;
-      float* mass = p_.want_mass ? masses + block * p_.tk : nullptr;
-      if (mass) std::fill_n(mass, p_.tk, 0.0f);
+      const int64_t sample = block / (p_.heads * parts()), of_sample = block % (p_.heads * parts());
+      const int64_t head = together ? of_sample % p_.heads : of_sample / parts();
+      const int64_t part = together ? of_sample / p_.heads : of_sample % parts();
+      float* mass = nullptr;
+      if (p_.want_mass) {
+        mass = masses + ((sample * p_.heads + head) * parts() + part) * p_.tk;
+        std::fill_n(mass, p_.tk, 0.0f);
+      }
       const int64_t end = (part + 1) * panels_.tasks / parts();
       for (int64_t n = part * panels_.tasks / parts(); n < end; ++n) {
         const int64_t first = n * panels_.per_task;
@@ -56,7 +62,7 @@ class HwyForward final : public KernelPlan<AttentionArgs> {
                                .rotary = rotary_,
                                .relative = relative,
                                .mass = mass,
-                               .batch = block / parts() / p_.heads,
+                               .batch = sample,
                                .head = head,
                                .first_panel = first,
                                .end_panel = std::min(first + panels_.per_task, panels_.count)};

@@ -46,6 +46,14 @@ struct LaneKeys {
     phase = at + 5 * width;
     dilation = static_cast<int32_t>(p.dilation);
   }
+
+  // Those from a lane on.
+  LaneKeys from(int64_t lane) const {
+    LaneKeys x = *this;
+    for (int32_t** row : {&x.begin, &x.end, &x.near_begin, &x.near_end, &x.low_end, &x.phase})
+      if (*row) *row += lane;
+    return x;
+  }
 };
 
 // Fills the lanes for the queries from the first on; lanes without a query see what the last one
@@ -115,6 +123,15 @@ struct ScoreBlock {
   LaneKeys lanes;
 
   Look look() const { return lanes.near_begin ? Look::gaps : Look::range; }
+  // Rows and columns of it, the first ones counted from its own.
+  ScoreBlock part(int64_t key, int64_t count, int64_t column, int64_t columns) const {
+    return {scores + key * stride + column,
+            stride,
+            columns,
+            first_key + key,
+            count,
+            lanes.from(column)};
+  }
 };
 
 // max[column] becomes the maximum of what the mask leaves and of before[column], if that is not
