@@ -9,17 +9,18 @@
 #define FOVEA_KERNELS_ATTENTION_PANELS_INL_H_
 #endif
 
-#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <span>
 #include <type_traits>
 
+#include "fovea/kernels/attention_cuts-inl.h"
 #include "fovea/kernels/attention_dropout-inl.h"
 #include "fovea/kernels/attention_panels.h"
 #include "fovea/kernels/attention_relative-inl.h"
 #include "fovea/kernels/attention_rows-inl.h"
 #include "fovea/kernels/attention_scores-inl.h"
+#include "fovea/kernels/attention_softmax-inl.h"
 #include "fovea/kernels/attention_statistics-inl.h"
 
 #if FOVEA_SIMD
@@ -32,156 +33,6 @@ using attention_detail::ForwardLayout;
 using attention_detail::ForwardTask;
 using attention_detail::KeyRange;
 using attention_detail::kForwardKeys;
-
-constexpr double kLn2 = 0.6931471805599453;
-
-// A block of scores, [keys][queries], cut into pieces in each of which some neighbouring vectors of
-// queries see keys, so that what no query sees is not computed along the edge of a mask.
-struct BlockCut {
-  int64_t key, keys;     // rows of the block
-  int64_t vec, end_vec;  // columns
-  bool full;             // all these queries see all these keys
-};
-constexpr int64_t kMostVecs = 4;  // of a panel
-struct BlockCuts {
-  BlockCut cuts[4 * kMostVecs + 1];
-  int64_t count = 0;
-  KeyRange rows[kMostVecs];  // of each vector
-
-  // One piece.
-  HWY_INLINE void set_whole(int64_t keys, int64_t vecs, bool full) {
-    count = 1;
-    cuts[0] = {0, keys, 0, vecs, full};
-    for (int64_t v = 0; v < vecs; ++v) rows[v] = {0, keys};
-  }
-};
-
-// The pieces of the keys from j on; seen: by each vector.
-HWY_NOINLINE void cut_block(const TouchedKeys* seen, int64_t vecs, int64_t j, int64_t keys,
-                            BlockCuts& x) {
-  // Pieces of whole tiles.
-  constexpr int64_t kStep = kTileRows;
-  const auto inside = [&](int64_t key) { return HWY_MIN(HWY_MAX(key - j, 0), keys); };
-  const auto below = [](int64_t n) { return n / kStep * kStep; };
-  const auto above = [keys](int64_t n) { return HWY_MIN((n + kStep - 1) / kStep * kStep, keys); };
-  KeyRange full[kMostVecs];
-  int64_t edges[4 * kMostVecs], edge_count = 0;
-  for (int64_t v = 0; v < vecs; ++v) {
-    KeyRange there{keys, 0};
-    for (const KeyRange& r : {seen[v].low, seen[v].high}) {
-      const KeyRange part{inside(r.begin), inside(r.end)};
-      if (part.empty()) continue;
-      there = {HWY_MIN(there.begin, below(part.begin)), HWY_MAX(there.end, above(part.end))};
-    }
-    // None: before its first key or behind its last one.
-    if (there.empty())
-      there.begin = there.end =
-          HWY_MIN(seen[v].high.begin, seen[v].high.end) >= j + keys ? keys : int64_t{0};
-    x.rows[v] = there;
-    if (v > 0 && (there.begin < x.rows[v - 1].begin || there.end < x.rows[v - 1].end))
-      return x.set_whole(keys, vecs, false);
-    for (const KeyRange& r : {seen[v].full_low, seen[v].full_high}) {
-      const KeyRange part{above(inside(r.begin)),
-                          inside(r.end) == keys ? keys : below(inside(r.end))};
-      if (!part.empty()) full[v] = part;
-    }
-    for (const int64_t edge : {there.begin, there.end, full[v].begin, full[v].end})
-      edges[edge_count++] = edge;
-  }
-  std::sort(edges, edges + edge_count);
-  x.count = 0;
-  for (int64_t i = 0; i + 1 < edge_count; ++i) {
-    const int64_t key = edges[i], end = edges[i + 1];
-    if (key == end) continue;
-    BlockCut cut{key, end - key, 0, vecs, true};
-    while (cut.vec < vecs && x.rows[cut.vec].end <= key) ++cut.vec;
-    while (cut.end_vec > cut.vec && x.rows[cut.end_vec - 1].begin > key) --cut.end_vec;
-    if (cut.vec == cut.end_vec) continue;
-    for (int64_t v = cut.vec; v < cut.end_vec; ++v)
-      cut.full = cut.full && full[v].begin <= key && end <= full[v].end;
-    BlockCut* last = x.count > 0 ? &x.cuts[x.count - 1] : nullptr;
-    if (last && last->vec == cut.vec && last->end_vec == cut.end_vec && last->full == cut.full &&
-        last->key + last->keys == key)
-      last->keys += cut.keys;
-    else
-      x.cuts[x.count++] = cut;
-  }
-}
-
-// One number a query.
-struct LaneRows {
-  float* max;      // of the scores so far, times log2(e)
-  float* sum;      // of exp2(score - max)
-  float* rescale;  // from the previous maximum to this one
-  float* new_max;
-  float* surprise;  // sum of exp2(x) x for x = score - max
-  float* maxima;    // of groups of keys, the largest ones
-  LaneKeys keys;
-};
-
-// s becomes exp2(s - maximum); maximum, sum and rescale follow, and with kEntropy the surprise.
-// Vectors without keys are left as they are.
-template <bool kEntropy>
-HWY_INLINE void online_softmax(const LaneRows& lane, int64_t vecs, const BlockCuts& cuts,
-                               float* s) {
-  const F32 d;
-  const int64_t width = vecs * kLanes;
-  for (int64_t v = 0; v < width; v += kLanes) {
-    const KeyRange rows = cuts.rows[v / kLanes];
-    if (rows.empty()) continue;
-    const Vec max = hn::Load(d, lane.new_max + v);
-    const Vec base = simd::base_of(max);
-    const Vec shift = hn::Sub(hn::Load(d, lane.max + v), base);
-    const Vec rescale = exp2(shift);
-    Vec sum = hn::Zero(d);
-    Vec surprise = hn::Zero(d);
-    if (kEntropy)
-      surprise =
-          moved_surprise(hn::Load(d, lane.surprise + v), hn::Load(d, lane.sum + v), rescale, shift);
-    for (float* row = s + rows.begin * width + v; row < s + rows.end * width; row += width) {
-      const Vec x = hn::Sub(hn::Load(d, row), base);
-      const Vec p = exp2(x);
-      hn::Store(p, d, row);
-      sum = hn::Add(sum, p);
-      if (kEntropy) surprise = times_log(p, x, surprise);
-    }
-    if (kEntropy) hn::Store(surprise, d, lane.surprise + v);
-    hn::Store(hn::MulAdd(hn::Load(d, lane.sum + v), rescale, sum), d, lane.sum + v);
-    hn::Store(rescale, d, lane.rescale + v);
-    hn::Store(max, d, lane.max + v);
-  }
-}
-
-// rows: room for the output in f32, where it is converted.
-template <class T>
-HWY_INLINE void finish(const AttentionProblem& p, const LaneRows& lane, int64_t vecs,
-                       int64_t queries, float* ot, T* out, float* rows, float* lse) {
-  const F32 d;
-  const int64_t width = vecs * kLanes;
-  const Vec kept = hn::Set(d, static_cast<float>(attention_detail::kept_factor(p)));
-  for (int64_t v = 0; v < width; v += kLanes) {
-    const Vec inverse = hn::Mul(simd::inverse_or_zero(hn::Load(d, lane.sum + v)), kept);
-    for (int64_t c = 0; c < p.value_dim; ++c) {
-      float* at = ot + c * width + v;
-      hn::Store(hn::Mul(hn::Load(d, at), inverse), d, at);
-    }
-  }
-  const bool direct = std::is_same_v<T, float> && !attention_detail::scattered(p.out, p.value_dim);
-  if constexpr (std::is_same_v<T, float>) {
-    if (direct) transpose<false>(ot, width, p.value_dim, queries, 1.0f, out, p.out.token);
-  }
-  if (!direct) {
-    const int64_t padded = whole_vectors(p.value_dim);
-    transpose<false>(ot, width, p.value_dim, queries, 1.0f, rows, padded);
-    store_rows(rows, padded, queries, p.value_dim, out, p.out.token);
-  }
-  if (!lse) return;
-  for (int64_t i = 0; i < queries; ++i) {
-    // The logarithm of 0 is the -infinity of a query without keys.
-    const double max = lane.sum[i] == 0.0f ? 0.0 : static_cast<double>(lane.max[i]) * kLn2;
-    lse[i] = static_cast<float>(max + static_cast<double>(std::log(lane.sum[i])));
-  }
-}
 
 // A run of queries and what is kept of it from one block of keys to the next.
 struct Panel {
