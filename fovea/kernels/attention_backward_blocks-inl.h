@@ -16,6 +16,7 @@
 #include <type_traits>
 
 #include "fovea/kernels/attention_backward_blocks.h"
+#include "fovea/kernels/attention_cuts-inl.h"
 #include "fovea/kernels/attention_dropout-inl.h"
 #include "fovea/kernels/attention_relative-inl.h"
 #include "fovea/kernels/attention_rows-inl.h"
@@ -70,8 +71,9 @@ class HeadBackward {
       fill_zero(scratch_ + layout_.dk, keys * layout_.dim);
       fill_zero(scratch_ + layout_.dv, keys * layout_.value_dim);
       for (int64_t h = 0; h < kept; ++h) {
+        const attention_detail::Seen seen(p_, args_.links, task_.batch, first_head + h);
         for (int64_t i = 0; i < p_.tq; i += layout_.width)
-          queries(first_head + h, h, i, span, keys);
+          queries(seen, first_head + h, h, i, span, keys);
       }
       for (int64_t j = 0; change_.any() && j < keys; ++j)
         change_.undo(scratch_ + layout_.dk + j * layout_.dim,
@@ -169,13 +171,12 @@ class HeadBackward {
   }
 
   // One block of queries against the keys [span, span + span_keys).
-  HWY_NOINLINE void queries(int64_t head, int64_t head_in_group, int64_t first, int64_t span,
-                            int64_t span_keys) {
+  HWY_NOINLINE void queries(const attention_detail::Seen& seen_keys, int64_t head,
+                            int64_t head_in_group, int64_t first, int64_t span, int64_t span_keys) {
     const int64_t count = HWY_MIN(layout_.width, p_.tq - first);
     const int64_t width = (count + kLanes - 1) / kLanes * kLanes;
     const SumRows dq = dq_rows(head, head_in_group, first);
     const ScoreLinks links(p_, args_.links, task_.distances, task_.batch, head);
-    const attention_detail::Seen seen_keys(p_, args_.links, task_.batch, head);
     const TouchedKeys seen(p_, seen_keys.of(first), seen_keys.of(first + count - 1));
     bool loaded = false;
     each_block(seen, head, first, span, span_keys, [&](int64_t j, int64_t keys) HWY_ATTR {
@@ -185,8 +186,16 @@ class HeadBackward {
         fill_lanes(p_, seen_keys, first, count, width, lanes(width));
         loaded = true;
       }
-      block({.head = head, .first = first, .count = count, .width = width}, links,
-            seen.full(j, keys), j, keys, j - span);
+      const Queries all{.head = head,
+                        .first = first,
+                        .count = count,
+                        .width = width,
+                        .column = 0,
+                        .stride = width};
+      if (p_.relative_keys || seen.full(j, keys))
+        block(all, links, seen.full(j, keys), j, keys, j - span);
+      else
+        block_in_pieces(all, seen_keys, links, j, keys, j - span);
     });
     if (!loaded) {
       if (span == 0) {
@@ -263,10 +272,43 @@ class HeadBackward {
     }
   }
 
-  // A block of queries.
+  // Queries of a block, from a column of what is loaded on, of which there are `stride`.
   struct Queries {
     int64_t head, first, count, width;
+    int64_t column, stride;
   };
+
+  // block() without what a mask hides along its edge.
+  void block_in_pieces(const Queries& all, const attention_detail::Seen& seen,
+                       const ScoreLinks& links, int64_t j, int64_t keys, int64_t row) {
+    const int64_t vecs = all.width / kLanes;
+    TouchedKeys vec_seen[kMostVecs];
+    for (int64_t v = 0; v < vecs; ++v) {
+      const int64_t first = all.first + v * kLanes;
+      const int64_t last = HWY_MIN(first + kLanes, all.first + all.count) - 1;
+      vec_seen[v] = TouchedKeys(p_, seen.of(first), seen.of(last));
+    }
+    BlockCuts cuts;
+    cut_block(vec_seen, vecs, j, keys, cuts);
+    for (int64_t n = 0; n < cuts.count; ++n) {
+      BlockCut cut = cuts.cuts[n];
+      for (; n + 1 < cuts.count; ++n) {
+        const BlockCut& next = cuts.cuts[n + 1];
+        if (next.vec != cut.vec || next.end_vec != cut.end_vec || next.key != cut.key + cut.keys)
+          break;
+        cut.keys += next.keys;
+        cut.full = cut.full && next.full;
+      }
+      const int64_t column = cut.vec * kLanes, width = (cut.end_vec - cut.vec) * kLanes;
+      block({.head = all.head,
+             .first = all.first + column,
+             .count = HWY_MIN(width, all.count - column),
+             .width = width,
+             .column = column,
+             .stride = all.stride},
+            links, cut.full, j + cut.key, cut.keys, row + cut.key);
+    }
+  }
 
   // The five products for the keys from j on, whose gradients stand at row `row` of dk and dv.
   void block(const Queries& x, const ScoreLinks& links, bool full, int64_t j, int64_t keys,
@@ -279,8 +321,8 @@ class HeadBackward {
     float* ds_block = scratch_ + layout_.ds_block;
     product<Into::set, Contiguous::step>({.a = k,
                                           .a_stride = k_.stride,
-                                          .b = scratch_ + layout_.qt,
-                                          .b_stride = width,
+                                          .b = scratch_ + layout_.qt + x.column,
+                                          .b_stride = x.stride,
                                           .c = p_block,
                                           .c_stride = width,
                                           .lane_row = nullptr,
@@ -288,8 +330,8 @@ class HeadBackward {
                                          keys, vecs);
     product<Into::set, Contiguous::step>({.a = v,
                                           .a_stride = v_.stride,
-                                          .b = scratch_ + layout_.dot,
-                                          .b_stride = width,
+                                          .b = scratch_ + layout_.dot + x.column,
+                                          .b_stride = x.stride,
                                           .c = ds_block,
                                           .c_stride = width,
                                           .lane_row = nullptr,
@@ -300,7 +342,7 @@ class HeadBackward {
                             .width = width,
                             .first_key = j,
                             .keys = keys,
-                            .lanes = lanes(width)};
+                            .lanes = lanes(x.stride).from(x.column)};
     float* const slopes = p_.soft_cap > 0 ? scratch_ + layout_.slopes : nullptr;
     if (p_.relative_keys)
       add_relative(p_, scores, x.first, count, scratch_ + layout_.relative_qt,
@@ -311,8 +353,8 @@ class HeadBackward {
       draw(LinkDropout(p_, args_.links, task_.batch, x.head), x.first, j, keys, width, words);
       drop(words, keys, width, ds_block);
     }
-    probabilities(scores, full ? Look::none : scores.look(), ds_block, scratch_ + layout_.lse,
-                  scratch_ + layout_.delta);
+    probabilities(scores, full ? Look::none : scores.look(), ds_block,
+                  scratch_ + layout_.lse + x.column, scratch_ + layout_.delta + x.column);
     if (p_.dropout > 0) drop(words, keys, width, p_block);
     if (attention_detail::has_distances(p_))
       add_distance_gradients(p_, scores, x.first, ds_block, distance_sums(x.head));
@@ -330,18 +372,19 @@ class HeadBackward {
                               .drows = relative_of(task_.relative.drows),
                               .dim = layout_.dim},
                              scratch_ + layout_.relative_block);
-    product<Into::add, Contiguous::step>({.a = p_block,
-                                          .a_stride = width,
-                                          .b = scratch_ + layout_.dout,
-                                          .b_stride = layout_.value_dim,
-                                          .c = scratch_ + layout_.dv + row * layout_.value_dim,
-                                          .c_stride = layout_.value_dim,
-                                          .lane_row = nullptr,
-                                          .steps = count},
-                                         keys, layout_.value_dim / kLanes);
+    product<Into::add, Contiguous::step>(
+        {.a = p_block,
+         .a_stride = width,
+         .b = scratch_ + layout_.dout + x.column * layout_.value_dim,
+         .b_stride = layout_.value_dim,
+         .c = scratch_ + layout_.dv + row * layout_.value_dim,
+         .c_stride = layout_.value_dim,
+         .lane_row = nullptr,
+         .steps = count},
+        keys, layout_.value_dim / kLanes);
     product<Into::add, Contiguous::step>({.a = ds_block,
                                           .a_stride = width,
-                                          .b = scratch_ + layout_.q,
+                                          .b = scratch_ + layout_.q + x.column * layout_.dim,
                                           .b_stride = layout_.dim,
                                           .c = scratch_ + layout_.dk + row * layout_.dim,
                                           .c_stride = layout_.dim,
@@ -352,8 +395,8 @@ class HeadBackward {
                                          .a_stride = k_.stride,
                                          .b = ds_block,
                                          .b_stride = width,
-                                         .c = scratch_ + layout_.dqt,
-                                         .c_stride = width,
+                                         .c = scratch_ + layout_.dqt + x.column,
+                                         .c_stride = x.stride,
                                          .lane_row = nullptr,
                                          .steps = keys},
                                         p_.head_dim, vecs);

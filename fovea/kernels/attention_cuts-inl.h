@@ -28,7 +28,7 @@ struct BlockCut {
   int64_t vec, end_vec;  // columns
   bool full;             // all these queries see all these keys
 };
-constexpr int64_t kMostVecs = 4;  // of a panel
+constexpr int64_t kMostVecs = 64 / kLanes;  // of a block
 struct BlockCuts {
   BlockCut cuts[4 * kMostVecs + 1];
   int64_t count = 0;
