@@ -71,8 +71,11 @@ struct GradientBlock {
   bf16* p_rows;        // [keys][width]
   bf16* ds_rows;       // [keys][width]
   uint32_t* ds_pairs;  // pairs of keys, [pairs(keys)][width]
+  // Added to scores times their factor: distances[lane - key]. Null: nothing.
+  const float* distances = nullptr;
 };
-// P = exp2(factor scores - lse) and dS = P (dP - delta), rounded. keep: dS as it was stands in dp.
+// P = exp2(factor scores + distances - lse) and dS = P (dP - delta), rounded. keep: dS as it was
+// stands in dp.
 void probabilities(const GradientBlock& x, float factor, const float* lses, const float* deltas,
                    bool keep);
 // From P and dS in f32, which stand in scores and dp.

@@ -361,6 +361,12 @@ class TiledHeadBackward {
     int64_t head, first, count, width;
   };
 
+  // Of the key and the first query of the block.
+  const float* distances_of(const Queries& x, int64_t key) const {
+    return task_.distances + x.head * attention_detail::distance_row(p_) + x.first - key + p_.tk -
+           1;
+  }
+
   // Gradients of biases from those of scores, which stand in dp.
   void add_bias_gradients(const Queries& x, const ScoreBlock& block) const {
     const float* const ds = scratch_ + layout_.dp;
@@ -380,7 +386,8 @@ class TiledHeadBackward {
     float* const dp = scratch_ + layout_.dp;
     const Look look = full ? Look::none : look_of(width).look();
     // Masks need the factor first where it is negative.
-    const bool with_factor = links.any() || look != Look::none;
+    const bool distances_alone = full && attention_detail::adds_distances_alone(p_);
+    const bool with_factor = !distances_alone && (links.any() || look != Look::none);
     const products::Product scores{.a = rows(layout_.k) + row * layout_.dim,
                                    .a_row = layout_.dim,
                                    .b = pairs(layout_.qt),
@@ -400,35 +407,35 @@ class TiledHeadBackward {
                              .c = dp,
                              .c_row = width},
                             keys, width);
-    const products::GradientBlock x{.scores = s,
-                                    .dp = dp,
-                                    .keys = keys,
-                                    .width = width,
-                                    .p_rows = rows(layout_.p_rows),
-                                    .ds_rows = rows(layout_.ds_rows),
-                                    .ds_pairs = pairs(layout_.ds_pairs)};
-    if (with_factor) {
-      const ScoreBlock block{.scores = s,
-                             .stride = width,
-                             .width = width,
-                             .first_key = j,
-                             .keys = keys,
-                             .lanes = lanes(width)};
-      float* const slopes = p_.soft_cap > 0 ? scratch_ + layout_.slopes : nullptr;
-      if (links.any()) links.apply(block, first, count, slopes);
-      if (slopes) {
-        probabilities(block, look, dp, scratch_ + layout_.lse, scratch_ + layout_.delta);
-        if (keeps_ds_) add_bias_gradients(queries, block);
-        multiply(block, slopes, dp);
-        products::rounded(x);
-      } else {
-        if (look != Look::none) mask_scores(block, look, nullptr, scratch_ + layout_.max);
-        products::probabilities(x, 1.0f, scratch_ + layout_.lse, scratch_ + layout_.delta,
-                                keeps_ds_);
-        if (keeps_ds_) add_bias_gradients(queries, block);
-      }
+    const products::GradientBlock x{
+        .scores = s,
+        .dp = dp,
+        .keys = keys,
+        .width = width,
+        .p_rows = rows(layout_.p_rows),
+        .ds_rows = rows(layout_.ds_rows),
+        .ds_pairs = pairs(layout_.ds_pairs),
+        .distances = distances_alone ? distances_of(queries, j) : nullptr};
+    const ScoreBlock block{.scores = s,
+                           .stride = width,
+                           .width = width,
+                           .first_key = j,
+                           .keys = keys,
+                           .lanes = lanes(width)};
+    float* const slopes = p_.soft_cap > 0 ? scratch_ + layout_.slopes : nullptr;
+    if (with_factor && links.any()) links.apply(block, first, count, slopes);
+    const float* lse = scratch_ + layout_.lse;
+    const float* delta = scratch_ + layout_.delta;
+    if (slopes) {
+      probabilities(block, look, dp, lse, delta);
     } else {
-      products::probabilities(x, factor_, scratch_ + layout_.lse, scratch_ + layout_.delta, false);
+      if (look != Look::none) mask_scores(block, look, nullptr, scratch_ + layout_.max);
+      products::probabilities(x, with_factor ? 1.0f : factor_, lse, delta, keeps_ds_);
+    }
+    if (keeps_ds_) add_bias_gradients(queries, block);
+    if (slopes) {
+      multiply(block, slopes, dp);
+      products::rounded(x);
     }
     products::add_rows_by_lanes({.a = x.p_rows,
                                  .a_row = width,

@@ -109,6 +109,12 @@ inline bool tiled_links(AttentionProblem p) {
   return is_plain(p);
 }
 
+// Whether distance biases are all that changes scores beside their factor: where a block has no
+// mask, they are then added in a step that is taken anyway.
+inline bool adds_distances_alone(const AttentionProblem& p) {
+  return p.distance_bias && !p.mask && !p.bias && p.soft_cap == 0;
+}
+
 // Plans a problem that the format supports.
 std::unique_ptr<KernelPlan<AttentionArgs>> plan_tiled(const AttentionProblem& problem,
                                                       const TiledFormat& format);

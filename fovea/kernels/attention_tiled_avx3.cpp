@@ -314,18 +314,43 @@ class TiledForward {
     float* const s = scratch_ + layout_.scores;
     for (int64_t i = 0; i < x.width; i += kLanes)
       hn::Store(hn::Set(d, -HUGE_VALF), d, x.new_max + i);
-    format_.scores(p_, x, block_, row, keys, with_factor_, s);
+    const bool full = panel.seen.full(j, keys);
+    const bool distances_alone = full && attention_detail::adds_distances_alone(p_);
+    format_.scores(p_, x, block_, row, keys, with_factor_ && !distances_alone, s);
     const ScoreBlock block{.scores = s,
                            .stride = x.width,
                            .width = x.width,
                            .first_key = j,
                            .keys = keys,
                            .lanes = panel.lanes};
-    const Look look = panel.seen.full(j, keys) ? Look::none : block.look();
-    if (links_.any()) links_.apply(block, x.first, x.queries, nullptr);
-    if (with_factor_ || look != Look::none) mask_scores(block, look, nullptr, x.new_max);
+    const Look look = full ? Look::none : block.look();
+    if (distances_alone) {
+      scale_and_add_distances(block, x);
+    } else {
+      if (links_.any()) links_.apply(block, x.first, x.queries, nullptr);
+      if (with_factor_ || look != Look::none) mask_scores(block, look, nullptr, x.new_max);
+    }
     format_.softmax(p_, x, block_, row, keys, with_factor_ ? scratch_ + layout_.ones : x.factor, s);
     format_.values(p_, x, block_, row, keys, s);
+  }
+
+  // The same as apply() and mask_scores() in one step, with the factor too.
+  HWY_NOINLINE void scale_and_add_distances(const ScoreBlock& block, const TiledPanel& x) const {
+    const F32 d;
+    const float* const distances = task_.distances +
+                                   task_.head * attention_detail::distance_row(p_) + x.first -
+                                   block.first_key + p_.tk - 1;
+    for (int64_t v = 0; v < x.width; v += kLanes) {
+      const Vec factor = hn::Load(d, x.factor + v);
+      Vec largest = hn::Set(d, -HUGE_VALF);
+      for (int64_t j = 0; j < block.keys; ++j) {
+        float* const at = block.scores + j * block.stride + v;
+        const Vec score = hn::MulAdd(hn::Load(d, at), factor, hn::LoadU(d, distances - j + v));
+        hn::Store(score, d, at);
+        largest = hn::Max(largest, score);
+      }
+      hn::Store(largest, d, x.new_max + v);
+    }
   }
 
   void finish(const TiledPanel& x) {

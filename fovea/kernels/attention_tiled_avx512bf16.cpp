@@ -268,7 +268,7 @@ inline void store_halves(__m512i x, bf16* low, bf16* high) {
   _mm256_store_si256(reinterpret_cast<__m256i*>(high), _mm512_maskz_extracti64x4_epi64(0xf, x, 1));
 }
 
-// use(place, P, dS) gives them from a vector of the scores and of dP. Two keys at a time.
+// values(key, place, P, dS) gives them from a vector of the scores and of dP. Two keys at a time.
 template <class Values>
 inline void each_pair(const GradientBlock& x, int64_t v, const Values& values) {
   const int64_t width = x.width;
@@ -276,8 +276,8 @@ inline void each_pair(const GradientBlock& x, int64_t v, const Values& values) {
   int64_t j = 0;
   for (; j + 2 <= x.keys; j += 2) {
     const int64_t at = j * width + v;
-    values(at, p[0], ds[0]);
-    values(at + width, p[1], ds[1]);
+    values(j, at, p[0], ds[0]);
+    values(j + 1, at + width, p[1], ds[1]);
     store_halves(avx512_bf16::narrow(p[0], p[1]), x.p_rows + at, x.p_rows + at + width);
     const __m512i two = avx512_bf16::narrow(ds[0], ds[1]);
     store_halves(two, x.ds_rows + at, x.ds_rows + at + width);
@@ -285,7 +285,7 @@ inline void each_pair(const GradientBlock& x, int64_t v, const Values& values) {
   }
   if (j == x.keys) return;
   const int64_t at = j * width + v;
-  values(at, p[0], ds[0]);
+  values(j, at, p[0], ds[0]);
   const __m512i both = avx512_bf16::narrow(p[0], ds[0]);
   store_halves(both, x.p_rows + at, x.ds_rows + at);
   _mm512_store_si512(x.ds_pairs + j / 2 * width + v,
@@ -313,15 +313,18 @@ void add_columns_by_lanes(const Product& x, int64_t rows, int64_t lanes) {
 
 namespace {
 
-template <bool kKeep>
+template <bool kKeep, bool kDistances>
 inline void probabilities_of(const GradientBlock& x, float factor, const float* lses,
                              const float* deltas) {
   const __m512 by = _mm512_set1_ps(factor);
   for (int64_t v = 0; v < x.width; v += 16) {
     const __m512 lse = _mm512_load_ps(lses + v), delta = _mm512_load_ps(deltas + v);
     each_pair(
-        x, v, [&](int64_t at, __m512 & p, __m512 & ds) __attribute__((always_inline)) {
-          p = tiled_exp2<3>(_mm512_fmsub_ps(_mm512_load_ps(x.scores + at), by, lse));
+        x, v, [&](int64_t key, int64_t at, __m512 & p, __m512 & ds) __attribute__((always_inline)) {
+          __m512 base = lse;
+          if constexpr (kDistances)
+            base = _mm512_sub_ps(lse, _mm512_loadu_ps(x.distances + v - key));
+          p = tiled_exp2<3>(_mm512_fmsub_ps(_mm512_load_ps(x.scores + at), by, base));
           ds = _mm512_mul_ps(p, _mm512_sub_ps(_mm512_load_ps(x.dp + at), delta));
           if constexpr (kKeep) _mm512_store_ps(x.dp + at, ds);
         });
@@ -332,15 +335,19 @@ inline void probabilities_of(const GradientBlock& x, float factor, const float* 
 
 void probabilities(const GradientBlock& x, float factor, const float* lses, const float* deltas,
                    bool keep) {
-  if (keep)
-    probabilities_of<true>(x, factor, lses, deltas);
+  if (x.distances && keep)
+    probabilities_of<true, true>(x, factor, lses, deltas);
+  else if (x.distances)
+    probabilities_of<false, true>(x, factor, lses, deltas);
+  else if (keep)
+    probabilities_of<true, false>(x, factor, lses, deltas);
   else
-    probabilities_of<false>(x, factor, lses, deltas);
+    probabilities_of<false, false>(x, factor, lses, deltas);
 }
 void rounded(const GradientBlock& x) {
   for (int64_t v = 0; v < x.width; v += 16)
     each_pair(
-        x, v, [&](int64_t at, __m512 & p, __m512 & ds) __attribute__((always_inline)) {
+        x, v, [&](int64_t, int64_t at, __m512 & p, __m512 & ds) __attribute__((always_inline)) {
           p = _mm512_load_ps(x.scores + at);
           ds = _mm512_load_ps(x.dp + at);
         });

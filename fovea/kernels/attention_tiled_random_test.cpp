@@ -88,6 +88,64 @@ TEST_F(AttentionTiledRandom, EveryCombinationMatchesDoublePrecision) {
   for (uint64_t seed = 9001; seed <= 9060 && !HasFatalFailure(); ++seed) expect_right(draw(seed));
 }
 
+TEST_F(AttentionTiledRandom, WhatLanguageModelsHaveMatches) {
+  const auto expect = [](uint64_t seed, auto change) {
+    const Case c{.tq = 700, .tk = 700, .heads = 4, .kv_heads = 2, .dim = 128, .value_dim = 128};
+    AttentionProblem p = c.problem(true, DType::bf16);
+    change(p);
+    Drawn<bf16> x(seed, p);
+    const int64_t distances = p.tq + p.tk - 1;
+    for (int64_t n = 0; p.distance_bias && n < p.heads * distances; ++n) {
+      const int64_t head = n / distances, distance = n % distances - p.tq + 1;
+      x.arrays.distances.push_back(
+          p.causal ? -std::exp2(static_cast<float>(-2 * head - 2)) *
+                         std::abs(static_cast<float>(distance))
+                   : std::sin(std::floor(std::log2(1 + std::abs(static_cast<float>(distance))))));
+    }
+    expect_right(x);
+  };
+  expect(9301, [](auto& p) {
+    p.causal = true;
+    p.rotary = 128;
+    p.rotary_layout = RotaryLayout::halves;
+  });
+  expect(9302, [](auto& p) {
+    p.causal = true;
+    p.rotary = 32;  // of 128
+    p.tq = 300;
+    set_dense_strides(p, false);
+  });
+  expect(9303, [](auto& p) { p.causal = p.distance_bias = true; });       // ALiBi
+  expect(9304, [](auto& p) { p.distance_bias = true, p.scale = 0.05; });  // as T5's buckets
+  expect(9305, [](auto& p) { p.cosine = p.temperature = true, p.scale = 1; });
+}
+
+TEST_F(AttentionTiledRandom, GradientsOfBiasesThatNobodyWantsChangeNoOther) {
+  AttentionProblem p =
+      Case{.tq = 200, .tk = 600, .heads = 2, .kv_heads = 1, .dim = 32, .value_dim = 32}.problem(
+          true, DType::bf16);
+  p.distance_bias = p.sink = p.temperature = true;
+  for (const bool biased : {false, true}) {
+    p.bias = biased;
+    p.bias_plane = {.query = p.tk};
+    Dice dice(9401);
+    Drawn<bf16> x(9401, p);
+    randomise_links(dice, p, x.arrays);
+    x.arrays.temperatures = {1.25f, 0.5f};
+    Arrays<bf16> all(p), few(p);
+    all.copy_inputs(x.arrays);
+    run_both(p, all);
+    few.copy_inputs(x.arrays);
+    run_plan(*plan_tiled_avx512bf16(p), few.forward());
+    AttentionBackwardArgs args = few.backward();
+    args.dbias = args.ddistance_bias = args.dsinks = args.dtemperatures = nullptr;
+    run_plan(*plan_backward_tiled_avx512bf16(p), args);
+    EXPECT_TRUE(leaf::same_bits(all.dq, few.dq));
+    EXPECT_TRUE(leaf::same_bits(all.dk, few.dk));
+    EXPECT_TRUE(leaf::same_bits(all.dv, few.dv));
+  }
+}
+
 // Where the keys of the window begin within the step that holds the last of the prefix.
 TEST_F(AttentionTiledRandom, AKeyOfBothPrefixAndWindowCountsOnce) {
   for (int64_t left = 28; left < 52; ++left) {
