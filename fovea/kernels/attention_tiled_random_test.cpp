@@ -85,20 +85,21 @@ void expect_right(const Drawn<bf16>& x) {
 }
 
 TEST_F(AttentionTiledRandom, EveryCombinationMatchesDoublePrecision) {
-  for (uint64_t seed = 9001; seed <= 9060 && !HasFatalFailure(); ++seed) expect_right(draw(seed));
+  for (uint64_t seed = 9001; seed <= 9040 && !HasFatalFailure(); ++seed) expect_right(draw(seed));
 }
 
 TEST_F(AttentionTiledRandom, WhatLanguageModelsHaveMatches) {
   const auto expect = [](uint64_t seed, auto change) {
-    const Case c{.tq = 700, .tk = 700, .heads = 4, .kv_heads = 2, .dim = 128, .value_dim = 128};
+    const Case c{.tq = 600, .tk = 600, .heads = 2, .kv_heads = 1, .dim = 128, .value_dim = 128};
     AttentionProblem p = c.problem(true, DType::bf16);
     change(p);
     Drawn<bf16> x(seed, p);
+    if (p.temperature) x.arrays.temperatures = {8, -2};
     const int64_t distances = p.tq + p.tk - 1;
     for (int64_t n = 0; p.distance_bias && n < p.heads * distances; ++n) {
       const int64_t head = n / distances, distance = n % distances - p.tq + 1;
       x.arrays.distances.push_back(
-          p.causal ? -std::exp2(static_cast<float>(-2 * head - 2)) *
+          p.causal ? -std::exp2(static_cast<float>(-4 * head - 2)) *
                          std::abs(static_cast<float>(distance))
                    : std::sin(std::floor(std::log2(1 + std::abs(static_cast<float>(distance))))));
     }
