@@ -3,7 +3,9 @@
 
 #include <cmath>
 #include <optional>
+#include <string_view>
 #include <utility>
+#include <vector>
 
 #include "cli/bench_attention.h"
 
@@ -13,18 +15,30 @@ namespace {
 
 constexpr int64_t kHeads = 8;
 
+// What says where tokens stand, beside a causal mask: rotary positions, or ALiBi's biases.
+enum class Positions { all, causal, rotary, alibi };
+std::string_view text_of(Positions positions) {
+  constexpr std::string_view kTexts[] = {"", " causal", " causal rotary", " causal ALiBi"};
+  return kTexts[static_cast<int>(positions)];
+}
+
 struct Narrow {
   int64_t tokens, dim;
   DType dtype;  // i8: keys and values, and products; queries are bf16
   bool backward = false;
+  Positions positions = Positions::all;
 
   int64_t elements() const { return kHeads * tokens * dim; }
   DType numbers() const { return dtype == DType::i8 ? DType::bf16 : dtype; }
   std::string name() const {
-    return fmt::format("attention {} B1 H{} N{} D{} {}", backward ? "backward" : "forward", kHeads,
-                       tokens, dim, dtype_name(dtype));
+    return fmt::format("attention {} B1 H{} N{} D{}{} {}", backward ? "backward" : "forward",
+                       kHeads, tokens, dim, text_of(positions), dtype_name(dtype));
   }
-  Narrow in(DType other) const { return {tokens, dim, other, backward}; }
+  Narrow in(DType other) const { return {tokens, dim, other, backward, positions}; }
+  // Of a causal mask half the links count.
+  int64_t flops() const {
+    return (backward ? 10 : 4) * elements() * tokens / (positions == Positions::all ? 1 : 2);
+  }
 };
 
 AttentionProblem problem_of(const Narrow& s) {
@@ -39,8 +53,20 @@ AttentionProblem problem_of(const Narrow& s) {
     p.kv_dtype = DType::i8;
     p.int8_products = true;
   }
+  p.causal = s.positions != Positions::all;
+  p.distance_bias = s.positions == Positions::alibi;
+  if (s.positions == Positions::rotary) p.rotary = s.dim;
   set_dense_strides(p, /*packed=*/true);
   return p;
+}
+
+// -2^-(h + 1) for each token between (Press et al. 2022, section 3).
+std::vector<float> alibi_biases(int64_t tokens) {
+  std::vector<float> biases;
+  for (int64_t h = 0; h < kHeads; ++h)
+    for (int64_t n = 1 - tokens; n < tokens; ++n)
+      biases.push_back(static_cast<float>(-std::exp2(-h - 1) * static_cast<double>(std::abs(n))));
+  return biases;
 }
 
 class OwnNarrow : public Competitor {
@@ -54,13 +80,14 @@ class OwnNarrow : public Competitor {
         out_(q_.size(), "output of attention"),
         lse_(static_cast<size_t>(kHeads * sizes.tokens) * sizeof(float), "log-sum-exp"),
         scales_(static_cast<size_t>(kHeads * sizes.tokens), 1.0f / 127) {
+    if (sizes.positions == Positions::alibi) biases_ = alibi_biases(sizes.tokens);
     const AttentionProblem problem = problem_of(sizes);
     auto forward = plan_of(attention_kernels(), sizes.backward ? "" : wanted, problem);
     forward_ = std::move(forward.plan);
     forward_scratch_.emplace(*forward_, *pool_);
     implementation = fmt::format("fovea {}", dtype_name(sizes.dtype));
     kernel = forward.name;
-    flops = (sizes.backward ? 10 : 4) * sizes.elements() * sizes.tokens;
+    flops = sizes.flops();
     if (!sizes.backward) return;
     run_forward();
     dout_ = random_values(sizes.elements(), sizes.dtype, "dout");
@@ -96,6 +123,7 @@ class OwnNarrow : public Competitor {
                    .v = v_.data(),
                    .out = out_.data(),
                    .lse = s_.backward ? lse_.data() : nullptr,
+                   .links = {.distance_bias = biases_.data()},
                    .k_scale = scales_.data(),
                    .v_scale = scales_.data()},
                   forward_scratch_->context);
@@ -109,7 +137,8 @@ class OwnNarrow : public Competitor {
                     .dout = dout_.data(),
                     .dq = dq_.data(),
                     .dk = dk_.data(),
-                    .dv = dv_.data()},
+                    .dv = dv_.data(),
+                    .links = {.distance_bias = biases_.data()}},
                    backward_scratch_->context);
   }
 
@@ -117,6 +146,7 @@ class OwnNarrow : public Competitor {
   std::shared_ptr<ThreadPool> pool_;
   AlignedBuffer q_, k_, v_, out_, lse_, dout_, dq_, dk_, dv_;
   std::vector<float> scales_;  // of rows of i8
+  std::vector<float> biases_;  // by distance
   std::unique_ptr<KernelPlan<AttentionArgs>> forward_;
   std::optional<Scratch<AttentionArgs>> forward_scratch_;
   std::unique_ptr<KernelPlan<AttentionBackwardArgs>> backward_;
@@ -159,6 +189,12 @@ std::vector<BenchCase> low_precision_cases(const std::string& kernel) {
         Narrow{4096, 64, DType::i8}, Narrow{2048, 128, DType::i8}, Narrow{4096, 128, DType::i8}}) {
     if (supports(problem_of(s), s.backward, kernel)) cases.push_back(case_of(s, kernel));
   }
+  for (const Positions positions : {Positions::causal, Positions::rotary, Positions::alibi})
+    for (const bool backward : {false, true})
+      for (const int64_t dim : {64, 128})
+        if (const Narrow s{2048, dim, DType::bf16, backward, positions};
+            supports(problem_of(s), backward, kernel))
+          cases.push_back(case_of(s, kernel));
   return cases;
 }
 
