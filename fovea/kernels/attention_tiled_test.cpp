@@ -89,7 +89,7 @@ TEST_F(AttentionTiledBf16, TheBitsAreTheSameForAnyNumberOfThreads) {
   });
 }
 
-TEST_F(AttentionTiledBf16, PagesGiveTheBitsOfARow) {
+void expect_pages_give_the_bits_of_a_row(int64_t rotary) {
   const Case c{.batch = 2,
                .tq = 150,
                .tk = 333,
@@ -98,7 +98,8 @@ TEST_F(AttentionTiledBf16, PagesGiveTheBitsOfARow) {
                .dim = 24,
                .value_dim = 40,
                .lengths = {333, 100}};
-  const AttentionProblem p = c.problem(true, DType::bf16);
+  AttentionProblem p = c.problem(true, DType::bf16);
+  p.rotary = rotary;
   Arrays<bf16> row(p);
   row.randomise(26);
   row.lengths = c.lengths;
@@ -129,6 +130,11 @@ TEST_F(AttentionTiledBf16, PagesGiveTheBitsOfARow) {
     run_plan(*plan_tiled_avx512bf16(paged), args);
     EXPECT_TRUE(same_bits(row.out, got.out) && same_bits(row.lse, got.lse)) << tokens;
   }
+}
+
+TEST_F(AttentionTiledBf16, PagesGiveTheBitsOfARow) {
+  expect_pages_give_the_bits_of_a_row(0);
+  expect_pages_give_the_bits_of_a_row(/*rotary=*/16);
 }
 
 void run_tiled(const AttentionProblem& p, Arrays<bf16>& a) {
