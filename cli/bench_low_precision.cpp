@@ -168,9 +168,9 @@ BenchCase case_of(const Narrow& s, const std::string& kernel) {
   c.write_files = [=](const std::filesystem::path& folder) {
     write_attention_inputs(folder, {1, s.tokens, kHeads * s.dim});
   };
-  // None takes 8 bits, ONNX Runtime no bf16 either.
+  // None takes 8 bits, ONNX Runtime no bf16 either, and all compute all links.
   c.setup = [=](std::string_view rival) -> std::string {
-    if (s.dtype == DType::i8 || rival == "onnxruntime") return {};
+    if (s.dtype == DType::i8 || s.positions != Positions::all || rival == "onnxruntime") return {};
     return fmt::format("setup {} dtype=bf16 tensors=tensors.safetensors heads={}",
                        s.backward ? "attention_backward" : "attention", kHeads);
   };
