@@ -227,6 +227,10 @@ std::string_view precision_of(const Options& o) {
   return enum_name(o.run.precision.value_or(Precision::f32));
 }
 
+double mean_of(const std::vector<float>& values) {
+  return std::accumulate(values.begin(), values.end(), 0.0) / static_cast<double>(values.size());
+}
+
 void print_as_text(const ExplainReport& report, const std::filesystem::path& page) {
   size_t width = 0;
   for (const ExplainedImage& image : report.images) width = std::max(width, image.name.size());
@@ -255,6 +259,13 @@ void print_as_text(const ExplainReport& report, const std::filesystem::path& pag
                  text(r.insertion_gain));
     fmt::print("{:<18}  {:>16}  {:>16}  {:>16}\n\n", "random order", text(f.random.area), "",
                text(f.random.area));
+  }
+  for (const Explanation::Layer& layer : report.images.at(0).explanation.layers) {
+    if (layer.spans.empty()) continue;
+    fmt::print("{} sees {:.1f} tokens to each side (mean of its heads' spans:", layer.name,
+               mean_of(layer.spans));
+    for (const float span : layer.spans) fmt::print(" {:.1f}", span);
+    fmt::print(")\n");
   }
   fmt::print("page: {}\n", page.string());
 }

@@ -69,6 +69,18 @@ Json columns_json(const ExplainReport& report, const ExplainedImage& of) {
   return columns;
 }
 
+// Of each layer whose heads have learned how far to see.
+Json spans_json(const ExplainReport& report) {
+  Json spans = Json::object();
+  for (const Explanation::Layer& layer : report.images.at(0).explanation.layers) {
+    if (layer.spans.empty()) continue;
+    Json heads = Json::array();
+    for (const float span : layer.spans) heads.push(static_cast<double>(span));
+    spans.set(layer.name, std::move(heads));
+  }
+  return spans;
+}
+
 }  // namespace
 
 Json explain_json(const ExplainReport& report, const ExplainedWith& with, const std::string& folder,
@@ -100,7 +112,8 @@ Json explain_json(const ExplainReport& report, const ExplainedWith& with, const 
       .set("grid", std::move(grid))
       .set("folder", folder)
       .set("files", std::move(names))
-      .set("examples", std::move(examples));
+      .set("examples", std::move(examples))
+      .set("spans", spans_json(report));
   if (report.faithfulness) out.set("faithfulness", faithfulness_json(report));
   return out;
 }

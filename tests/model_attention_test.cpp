@@ -59,6 +59,9 @@ TEST(ModelAttention, EveryOptionTrainsAlikeFusedAndDecomposed) {
       {.kv_heads = 2, .causal = true, .cosine = true, .temperature = true, .rotary = 4},
       {.rotary = 2, .rotary_base = 50, .rotary_layout = RotaryLayout::halves},
       {.kv_heads = 2, .window_left = 4, .temperature = true, .relative_keys = true},
+      {.kv_heads = 2, .span = true, .span_most = 5, .span_ramp = 3},
+      {.causal = true, .sink = true, .normaliser = Normaliser::top_k, .top_k = 3, .span = true},
+      {.soft_cap = 5, .normaliser = Normaliser::gumbel, .softmax_temperature = 0.4},
       {.score = AttentionScore::additive, .causal = true},
       {.kv_heads = 2, .score = AttentionScore::subtraction, .window_left = 4},
       {.score = AttentionScore::linear, .causal = true},
@@ -70,6 +73,43 @@ TEST(ModelAttention, EveryOptionTrainsAlikeFusedAndDecomposed) {
     EXPECT_EQ(fused.outputs.size(), plain.outputs.size());
     equality::expect_close(fused, plain, 2e-5);
   }
+}
+
+// What a model that learned with Gumbel noise predicts: softmax((cap(s) + bias) / temperature).
+TEST(ModelAttention, WithoutNoiseGumbelDividesAllScoresByTheTemperature) {
+  constexpr double kCap = 0.05, kTemperature = 0.25;
+  const auto outputs = [&](bool written_out) {
+    Graph g;
+    const Value x = ops::input(g, "x", DType::f32, {3, 12, 16});
+    if (!written_out) {
+      g.set_output("y", self_attention(g, x, 4,
+                                       {.soft_cap = kCap,
+                                        .normaliser = Normaliser::gumbel,
+                                        .softmax_temperature = kTemperature,
+                                        .distance_bias = DistanceBias::alibi}));
+      return numbers(equality::run(compile(g)).outputs.at("y"));
+    }
+    const auto heads = [&](Value v) {
+      return ops::transpose(g, ops::reshape(g, v, {3, 12, 4, 4}), {0, 2, 1, 3});
+    };
+    const Value q = heads(ops::linear(g, "q", x, 16)), k = heads(ops::linear(g, "k", x, 16, false)),
+                v = heads(ops::linear(g, "v", x, 16));
+    Value s = ops::scaled(g, ops::matmul(g, q, ops::transpose(g, k, {0, 1, 3, 2})), 0.5 / kCap);
+    s = ops::scaled(g, ops::unary(g, "tanh", s), kCap);
+    const Value table = alibi_bias(g, 4, 12);  // [H,23]
+    std::vector<Value> rows;
+    for (int64_t i = 0; i < 12; ++i)
+      rows.push_back(ops::reshape(g, ops::slice(g, table, 1, 11 - i, 12), {4, 1, 12}));
+    s = ops::scaled(g, ops::add(g, s, ops::concat(g, rows, 1)), 1 / kTemperature);
+    const Value a = ops::matmul(g, ops::softmax(g, s), v);
+    g.set_output(
+        "y", ops::linear(g, "out", ops::reshape(g, ops::transpose(g, a, {0, 2, 1, 3}), {3, 12, 16}),
+                         16));
+    return numbers(equality::run(compile(g)).outputs.at("y"));
+  };
+  const auto ours = outputs(false), expected = outputs(true);
+  ASSERT_EQ(ours.size(), expected.size());
+  for (size_t i = 0; i < ours.size(); ++i) EXPECT_NEAR(ours[i], expected[i], 1e-5) << i;
 }
 
 TEST(ModelAttention, AlibiFallsWithTheDistanceByASlopeOfEachHead) {

@@ -46,7 +46,7 @@ Explanation explanation_of(const AttentionMaps& maps, int64_t at, int64_t there)
   e.gradient_rollout = gradient_rollout(maps, at, there);
   e.last_layer = last_layer_attention(maps, at, there);
   for (const AttentionMap& map : maps.nodes) {
-    Explanation::Layer layer{map.name, {}};
+    Explanation::Layer layer{map.name, {}, map.spans};
     for (int64_t h = 0; h < map.heads; ++h)
       layer.heads.push_back(head_attention(map, at, h, there));
     e.layers.push_back(std::move(layer));

@@ -18,6 +18,7 @@ struct Explanation {
   struct Layer {
     std::string name;                        // of the node: "vit.enc.0.attn"
     std::vector<std::vector<double>> heads;  // the attention that tokens receive from each
+    std::vector<float> spans = {};           // how far each has learned to see, or empty
   };
   std::vector<double> probabilities;  // of the classes
   int32_t predicted = 0;              // the most probable class, the first of equals

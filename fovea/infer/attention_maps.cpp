@@ -38,6 +38,7 @@ struct Exposed {
   std::string name;
   Value probabilities;  // as the decomposition has them, [B,Hkv,G,Tq,Tk]
   Layout layout;
+  Value spans = {};  // [H], where they are learned
 };
 
 // A name below which no node of the graph stands, so that those of a decomposition keep theirs.
@@ -69,6 +70,9 @@ Exposed decompose(const Graph& from, const Node& node, GraphRewriter& rewriter, 
     if (const auto op = result.node(at).op->name; op == "softmax" || op == "normalise")
       exposed.probabilities = {at, 0};  // the last one: what a sink and top-k leave
   FOVEA_ASSERT(exposed.probabilities);
+  if (node.op->name == "attention")
+    if (const int span = node.attrs.get<AttentionAttrs>().input(AttentionLink::span); span >= 0)
+      exposed.spans = inputs[static_cast<size_t>(span)];
   return exposed;
 }
 
@@ -167,6 +171,10 @@ Graph expose_attention(const Graph& inference, const AttentionMapOptions& option
     const Graph::Scope scope(result, "attention_map");
     result.set_output(std::string(kAttentionPrefix) + node.name,
                       by_heads(result, node.probabilities, node.layout));
+    if (node.spans)
+      result.set_output(
+          std::string(kAttentionSpanPrefix) + node.name,
+          ops::slice(result, ops::cast(result, node.spans, DType::f32), 0, 0, node.layout.kept));
   }
   if (options.gradients) add_gradients(result, nodes);
   return result;
@@ -232,6 +240,9 @@ AttentionMaps AttentionReader::read(std::span<const InputBytes> inputs, int64_t 
     if (const std::string gradient = std::string(kAttentionGradientPrefix) + map.name;
         graph().has_output(gradient))
       map.gradients = numbers(execution, gradient);
+    if (const std::string spans = std::string(kAttentionSpanPrefix) + map.name;
+        graph().has_output(spans))
+      map.spans = numbers(execution, spans);
     maps.nodes.push_back(std::move(map));
   }
   return maps;

@@ -19,6 +19,8 @@ namespace fovea {
 // node.
 inline constexpr std::string_view kAttentionPrefix = "attention.";  // f32 [B,H,Tq,Tk]
 inline constexpr std::string_view kAttentionGradientPrefix = "attention_gradient.";  // the same
+inline constexpr std::string_view kAttentionSpanPrefix =
+    "attention_span.";  // f32 [H], where learned
 // An input i32 [B]: whose logit the gradient is of; negative: the class with the largest one.
 inline constexpr std::string_view kAttentionClassInput = "attention.class";
 
@@ -42,6 +44,7 @@ struct AttentionMap {
   int64_t heads = 0, queries = 0, keys = 0;
   std::vector<float> probabilities;  // [B,heads,queries,keys]
   std::vector<float> gradients;      // the same, or empty
+  std::vector<float> spans = {};     // how far each head has learned to see, [heads], or empty
 
   // Of one image, [heads,queries,keys].
   std::span<const float> probabilities_of(int64_t image) const;

@@ -39,11 +39,33 @@ void check_score(const AttentionOptions& o) {
   refuse("normaliser", o.normaliser != Normaliser::softmax);
   refuse("top_k", o.top_k != 0);
   refuse("softmax_temperature", o.softmax_temperature != 1);
+  refuse("span", o.span);
   refuse("dropout", o.dropout != 0);
   refuse("distance_bias", o.distance_bias != DistanceBias::none);
   if (o.score != AttentionScore::linear) return;
   refuse("window_left", o.window_left >= 0);
   refuse("window_right", o.window_right >= 0);
+}
+
+void check_span(const AttentionOptions& o) {
+  const auto expect = [](bool right, const char* key, const char* what, double got) {
+    if (!right) wrong(fmt::format("{}: expected {}, got {}", key, what, got));
+  };
+  constexpr double kMost = 1 << 24;  // tokens
+  expect(o.span_most >= 0 && o.span_most <= kMost, "span_most",
+         "a number of tokens, or 0 for all of a sequence", o.span_most);
+  expect(o.span_ramp > 0 && o.span_ramp <= kMost, "span_ramp", "a number of tokens above 0",
+         o.span_ramp);
+  expect(o.span_start > 0 && o.span_start < 1, "span_start", "a share of span_most between 0 and 1",
+         o.span_start);
+  expect(o.span_penalty >= 0 && o.span_penalty <= 1e6, "span_penalty", "a number of at least 0",
+         o.span_penalty);
+  // The ramp would be another one without noise, whose temperature divides all scores.
+  if (is_random(o.normaliser))
+    wrong(
+        fmt::format("span: expected a normaliser that draws no noise beside it, got "
+                    "normaliser=\"{}\"",
+                    enum_name(o.normaliser)));
 }
 
 void check(const AttentionOptions& o, int64_t heads) {
@@ -59,10 +81,8 @@ void check(const AttentionOptions& o, int64_t heads) {
         fmt::format("dropout: expected a share from 0 up to, not including, 1, got {}", o.dropout));
   check_score(o);
   if (is_random(o.normaliser))
-    wrong(
-        fmt::format("normaliser: \"{}\" draws noise, which predictions would, too; expected one "
-                    "that does not (softmax, top_k, sparsemax, entmax15, hard)",
-                    enum_names(o.normaliser)[static_cast<size_t>(o.normaliser)]));
+    if (const auto fault = fault_of(o.normaliser, o.top_k, o.softmax_temperature)) wrong(*fault);
+  if (o.span) check_span(o);
   if (o.distance_bias != DistanceBias::buckets) return;
   if (o.buckets < 4 || o.buckets > 4096 || o.buckets % 4 != 0)
     wrong(fmt::format("buckets: expected a multiple of 4 up to 4096, got {}", o.buckets));
@@ -93,12 +113,70 @@ Value relative_keys(Graph& g, const Shape& q, int64_t heads, const AttentionOpti
   return ops::transpose(g, r, {1, 0, 2});
 }
 
+// The spans of the heads, f32 [H], and their penalty.
+Value spans(Graph& g, const Size& tokens, int64_t heads, const AttentionOptions& o,
+            std::vector<Value>* penalties) {
+  const double most = o.span_most > 0 ? o.span_most : static_cast<double>(tokens.constant());
+  const Graph::Scope scope(g, "span");
+  // At the start sigmoid has the slope of the identity, so that a span is learned as fast as a
+  // share of its own would be.
+  const double start = std::log(o.span_start / (1 - o.span_start)) / 4;
+  const Value w =
+      ops::variable(g, "weight", {.type = {DType::f32, {heads}}, .scale = start, .source = {}});
+  const Value z = ops::scaled(g, ops::unary(g, "sigmoid", ops::scaled(g, w, 4)), most);
+  if (penalties && o.span_penalty > 0)
+    penalties->push_back(
+        ops::scaled(g, ops::reduce_sum(g, z, {0}), o.span_penalty / static_cast<double>(heads)));
+  return z;
+}
+
+// What predictions have in place of a normaliser that draws noise: the same without noise.
+struct Noiseless {
+  Normaliser normaliser;
+  double factor = 1;  // of scores, biases included
+};
+Noiseless noiseless(const AttentionOptions& o) {
+  if (o.normaliser == Normaliser::gumbel_hard) return {Normaliser::hard};
+  return {Normaliser::softmax, 1 / o.softmax_temperature};
+}
+
 Value dot_attention(Graph& g, Value q, Value k, Value v, int64_t heads, const AttentionOptions& o,
-                    Value rng, Value lengths) {
+                    const SelfAttentionInputs& in) {
   const Size tokens = g.shape(q)[1];
   ops::AttentionLinkValues links;
-  links.lengths = lengths;
-  if (o.dropout > 0) links.rng = rng;
+  links.lengths = in.lengths;
+  const bool random = is_random(o.normaliser);
+  if (o.dropout > 0 || random) links.rng = in.rng;
+  AttentionAttrs attrs{.heads = heads,
+                       .kv_heads = o.kv_heads,
+                       .causal = o.causal,
+                       .window_left = o.window_left,
+                       .window_right = o.window_right,
+                       .dilation = o.dilation,
+                       .global_tokens = o.global_tokens,
+                       .prefix = o.prefix,
+                       .soft_cap = o.soft_cap,
+                       .normaliser = o.normaliser,
+                       .top_k = o.top_k,
+                       .softmax_temperature = o.softmax_temperature,
+                       .cosine = o.cosine,
+                       .rotary = o.rotary,
+                       .rotary_base = o.rotary_base,
+                       .rotary_layout = o.rotary_layout,
+                       .span_ramp = o.span ? o.span_ramp : 0,
+                       .dropout = in.rng ? o.dropout : 0};
+  double bias_factor = 1;
+  if (random && !in.rng) {
+    const Noiseless other = noiseless(o);
+    attrs.normaliser = other.normaliser;
+    if (other.normaliser == Normaliser::softmax) attrs.softmax_temperature = 1;
+    // (c tanh(s / c) + b) / t = (c / t) tanh((s / t) / (c / t)) + b / t
+    if (other.factor != 1) {
+      attrs.scale = attrs.scale_of(g.shape(q)[2].constant() / heads) * other.factor;
+      attrs.soft_cap *= other.factor;
+      bias_factor = other.factor;
+    }
+  }
   {
     const Graph::Scope scope(g, "attn");
     if (o.sink) links.sink = ops::weight(g, "sink", {heads}, 0);
@@ -119,31 +197,16 @@ Value dot_attention(Graph& g, Value q, Value k, Value v, int64_t heads, const At
       wrong("distance_bias: \"learned\" needs sequences of one length; \"buckets\" does not");
     if (o.distance_bias == DistanceBias::learned)
       links.distance_bias = ops::weight(g, "distance_bias", {heads, tokens + tokens - Size(1)}, 0);
+    if (links.distance_bias && bias_factor != 1)
+      links.distance_bias = ops::scaled(g, links.distance_bias, bias_factor);
+    if (o.span) links.span = spans(g, tokens, heads, o, in.penalties);
   }
-  return ops::attention(g, q, k, v,
-                        {.heads = heads,
-                         .kv_heads = o.kv_heads,
-                         .causal = o.causal,
-                         .window_left = o.window_left,
-                         .window_right = o.window_right,
-                         .dilation = o.dilation,
-                         .global_tokens = o.global_tokens,
-                         .prefix = o.prefix,
-                         .soft_cap = o.soft_cap,
-                         .normaliser = o.normaliser,
-                         .top_k = o.top_k,
-                         .softmax_temperature = o.softmax_temperature,
-                         .cosine = o.cosine,
-                         .rotary = o.rotary,
-                         .rotary_base = o.rotary_base,
-                         .rotary_layout = o.rotary_layout,
-                         .dropout = rng ? o.dropout : 0},
-                        links, "attn");
+  return ops::attention(g, q, k, v, attrs, links, "attn");
 }
 
 Value attend(Graph& g, Value q, Value k, Value v, int64_t heads, const AttentionOptions& o,
-             Value rng, Value lengths) {
-  if (o.score == AttentionScore::dot) return dot_attention(g, q, k, v, heads, o, rng, lengths);
+             const SelfAttentionInputs& in) {
+  if (o.score == AttentionScore::dot) return dot_attention(g, q, k, v, heads, o, in);
   if (o.score == AttentionScore::linear)
     return ops::linear_attention(
         g, q, k, v, {.heads = heads, .kv_heads = o.kv_heads, .causal = o.causal}, "attn");
@@ -218,12 +281,14 @@ Value bucket_bias(Graph& g, int64_t heads, const Size& tokens, int64_t buckets, 
   return ops::transpose(g, ops::gather(g, table, places), {1, 0});
 }
 
-Value self_attention(Graph& g, Value x, int64_t heads, const AttentionOptions& o, Value rng,
-                     Value lengths) {
+Value self_attention(Graph& g, Value x, int64_t heads, const AttentionOptions& o,
+                     const SelfAttentionInputs& in) {
   check(o, heads);
-  if (lengths && o.score != AttentionScore::dot)
+  if (in.lengths && o.score != AttentionScore::dot)
     wrong(fmt::format("score: expected \"dot\" for sequences that differ in length, got \"{}\"",
                       enum_names(o.score)[static_cast<size_t>(o.score)]));
+  if (o.span && o.span_most == 0 && !g.shape(x)[1].is_constant())
+    wrong("span: expected span_most for sequences of no fixed length, got span_most=0");
   const int64_t width = g.shape(x)[2].constant();
   const int64_t kv_width = width / heads * (o.kv_heads ? o.kv_heads : heads);
   const Value q = ops::linear(g, "q", x, width);
@@ -231,7 +296,7 @@ Value self_attention(Graph& g, Value x, int64_t heads, const AttentionOptions& o
   const Value v = ops::linear(g, "v", x, kv_width);
   Value a;
   try {
-    a = attend(g, q, k, v, heads, o, rng, lengths);
+    a = attend(g, q, k, v, heads, o, in);
   } catch (const Error& e) {
     // What the op refuses, as a complaint about the recipe.
     const std::string_view message = e.what();

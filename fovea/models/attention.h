@@ -4,6 +4,7 @@
 #include <array>
 #include <span>
 #include <string_view>
+#include <vector>
 
 #include "fovea/base/normaliser.h"
 #include "fovea/base/rotary.h"
@@ -53,10 +54,19 @@ struct AttentionOptions {
   // A key for each distance, a learned map of sinusoids, and two learned biases of the queries (Dai
   // et al. 2019, Transformer-XL, section 3.3).
   bool relative_keys = false;
-  Normaliser normaliser = Normaliser::softmax;  // those that draw no noise
-  int64_t top_k = 0;                            // of the normaliser top_k: keys of each query
-  double softmax_temperature = 1;               // of the normaliser hard
-  double dropout = 0;                           // of the probabilities, in training
+  // Noise is drawn in training alone: without it gumbel is the softmax of score / temperature, and
+  // gumbel_hard the largest score.
+  Normaliser normaliser = Normaliser::softmax;
+  int64_t top_k = 0;               // of the normaliser top_k: keys of each query
+  double softmax_temperature = 1;  // of the normalisers hard, gumbel and gumbel_hard
+  // Each head learns how far it sees, z = span_most sigmoid(4 w) tokens to each side, beyond which
+  // links fade away over span_ramp tokens (Sukhbaatar et al. 2019, equations 2 and 5).
+  bool span = false;
+  double span_most = 0;  // tokens; 0: as many as a sequence has
+  double span_ramp = 32;
+  double span_start = 0.5;     // of span_most, before training
+  double span_penalty = 1e-4;  // lambda of equation 3: lambda / heads sum z joins the loss
+  double dropout = 0;          // of the probabilities, in training
   DistanceBias distance_bias = DistanceBias::none;
   int64_t buckets = 32;           // of distance_bias = "buckets"
   int64_t bucket_distance = 128;  // from here on all distances share the last bucket
@@ -82,6 +92,11 @@ struct AttentionOptions {
     v("normaliser", normaliser);
     v("top_k", top_k);
     v("softmax_temperature", softmax_temperature);
+    v("span", span);
+    v("span_most", span_most);
+    v("span_ramp", span_ramp);
+    v("span_start", span_start);
+    v("span_penalty", span_penalty);
     v("dropout", dropout);
     v("distance_bias", distance_bias);
     v("buckets", buckets);
@@ -92,11 +107,15 @@ struct AttentionOptions {
 // Attention of x [B,T,C] to itself, with the projections q, k, v and out: -> [B,T,C]. The node is
 // named attn. The key has no bias where its true gradient is zero (AdamW would turn its
 // rounding noise into full steps) or that of the query does as well; score = "linear" needs one.
-// Throws Error naming the keys that do not go together. rng: i32 [3], read by dropout; empty where
-// nothing is trained, and nothing dropped. lengths i32 [B], or none: tokens that are there; no
-// others are seen (score = "dot" alone knows them).
+// Throws Error naming the keys that do not go together.
+struct SelfAttentionInputs {
+  Value rng =
+      {};  // i32 [3], read by dropout and noise; empty: nothing is trained, and there is none
+  Value lengths = {};  // i32 [B], or none: tokens that are there; score = "dot" alone knows them
+  std::vector<Value>* penalties = nullptr;  // where what the loss is to have added is put, f32 []
+};
 Value self_attention(Graph& g, Value x, int64_t heads, const AttentionOptions& options,
-                     Value rng = {}, Value lengths = {});
+                     const SelfAttentionInputs& inputs = {});
 
 // A table for AttentionLink::distance_bias, f32 [H,2T-1], element j - i + T - 1.
 // The slopes are 2^(-8 h / H) for h = 1 .. H; where H is no power of two, those of the next smaller

@@ -78,6 +78,47 @@ TEST(SelfAttention, EveryScoreAndBiasGivesTheSameShape) {
     }
 }
 
+TEST(SelfAttention, SpansAreLearnedAndTheirMeanIsAskedForAsAPenaltyInTraining) {
+  const AttentionOptions options{
+      .span = true, .span_most = 6, .span_ramp = 3, .span_start = 0.25, .span_penalty = 0.5};
+  Graph g;
+  const Value x = ops::input(g, "x", DType::f32, {Size::symbol("B"), Size::symbol("T"), 32});
+  std::vector<Value> penalties;
+  self_attention(g, x, 4, options, {.penalties = &penalties});
+  const auto& a = g.node(g.find("attn")).attrs.get<AttentionAttrs>();
+  EXPECT_TRUE(a.span);
+  EXPECT_EQ(a.span_ramp, 3);
+  EXPECT_EQ(to_text(g.type({g.find("attn.span.weight"), 0})), "f32[4]");
+  const double start = g.node(g.find("attn.span.weight")).attrs.get<VariableAttrs>().scale;
+  EXPECT_NEAR(6 / (1 + std::exp(-4 * start)), 0.25 * 6, 1e-12);
+  ASSERT_EQ(penalties.size(), 1u);
+  EXPECT_EQ(to_text(g.type(penalties[0])), "f32[]");
+  EXPECT_EQ(model(options).find("attn.span.penalty"), -1) << "predictions have no loss";
+}
+
+TEST(SelfAttention, NoiseIsDrawnInTrainingAlone) {
+  const auto node = [](const AttentionOptions& options, bool training) {
+    Graph g;
+    const Value x = ops::input(g, "x", DType::f32, {Size::symbol("B"), 10, 32});
+    const Value rng = ops::input(g, "rng", DType::i32, {3});
+    self_attention(g, x, 4, options, {.rng = training ? rng : Value{}});
+    return g.node(g.find("attn")).attrs.get<AttentionAttrs>();
+  };
+  const AttentionOptions samples{.normaliser = Normaliser::gumbel_hard, .softmax_temperature = 0.5};
+  EXPECT_EQ(node(samples, true).normaliser, Normaliser::gumbel_hard);
+  EXPECT_EQ(node(samples, true).softmax_temperature, 0.5);
+  EXPECT_TRUE(node(samples, true).is_random());
+  EXPECT_EQ(node(samples, false).normaliser, Normaliser::hard);
+  EXPECT_FALSE(node(samples, false).is_random());
+  const AttentionOptions soft{
+      .soft_cap = 20, .normaliser = Normaliser::gumbel, .softmax_temperature = 0.5};
+  EXPECT_EQ(node(soft, true).normaliser, Normaliser::gumbel);
+  EXPECT_EQ(node(soft, true).soft_cap, 20);
+  EXPECT_EQ(node(soft, false).normaliser, Normaliser::softmax);
+  EXPECT_EQ(node(soft, false).soft_cap, 40);
+  EXPECT_DOUBLE_EQ(node(soft, false).scale, 2 / std::sqrt(8.0));
+}
+
 TEST(SelfAttention, OptionsThatDoNotGoTogetherAreErrorsThatNameBoth) {
   const auto refused = [](const char* what, const AttentionOptions& o, Size tokens = 10) {
     expect_error(ErrorCode::invalid_argument, what, [&] { model(o, 4, tokens); });
@@ -112,7 +153,17 @@ TEST(SelfAttention, OptionsThatDoNotGoTogetherAreErrorsThatNameBoth) {
   refused("expected no top_k with normaliser=softmax, got top_k=8", {.top_k = 8});
   refused("expected no sink with normaliser=entmax15",
           {.sink = true, .normaliser = Normaliser::entmax15});
-  refused("normaliser: \"gumbel\" draws noise", {.normaliser = Normaliser::gumbel});
+  refused("span: expected a normaliser that draws no noise beside it, got normaliser=\"gumbel\"",
+          {.normaliser = Normaliser::gumbel, .span = true});
+  refused("span: score=\"additive\" does not", {.score = AttentionScore::additive, .span = true});
+  refused("span: expected span_most for sequences of no fixed length", {.span = true},
+          Size::symbol("T"));
+  refused("span_most: expected a number of tokens", {.span = true, .span_most = -1});
+  refused("span_ramp: expected a number of tokens above 0", {.span = true, .span_ramp = 0});
+  refused("span_start: expected a share of span_most", {.span = true, .span_start = 1});
+  refused("span_penalty: expected a number of at least 0", {.span = true, .span_penalty = -1});
+  refused("expected a softmax_temperature between",
+          {.normaliser = Normaliser::gumbel, .softmax_temperature = 0});
   refused("buckets: expected a multiple of 4",
           {.distance_bias = DistanceBias::buckets, .buckets = 6});
   refused("bucket_distance: expected buckets=32 to",

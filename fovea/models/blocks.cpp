@@ -38,7 +38,9 @@ Value encoder(Graph& g, Value x, const EncoderOptions& o, const BuildContext& co
   for (int64_t i = 0; i < o.layers; ++i) {
     const Graph::Scope layer(g, std::to_string(i));
     const Value a = self_attention(g, ops::layer_norm(g, "norm1", x), o.heads, o.attention,
-                                   context.training ? context.rng : Value{}, lengths);
+                                   {.rng = context.training ? context.rng : Value{},
+                                    .lengths = lengths,
+                                    .penalties = context.training ? context.penalties : nullptr});
     x = ops::add(g, x, maybe_dropout(g, a, o.dropout, context, "drop1"));
     const Value h = feed_forward(g, ops::layer_norm(g, "norm2", x), o);
     x = ops::add(g, x, maybe_dropout(g, h, o.dropout, context, "drop2"));

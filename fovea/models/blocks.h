@@ -1,6 +1,8 @@
 // The blocks that models are made of.
 #pragma once
 
+#include <vector>
+
 #include "fovea/graph/graph.h"
 #include "fovea/models/attention.h"
 
@@ -8,8 +10,10 @@ namespace fovea {
 
 // What differs between building for training and for inference.
 struct BuildContext {
-  bool training = false;  // dropout drops
-  Value rng;              // i32 [3], read by dropout; needed when training with dropout
+  bool training = false;
+  Value rng;  // i32 [3], read by dropout and noise; needed when training with them
+  // Of training: where what the loss is to have added is put, f32 [] each. Null: nobody asks.
+  std::vector<Value>* penalties = nullptr;
 };
 
 struct EncoderOptions {  // of a stack of transformer blocks

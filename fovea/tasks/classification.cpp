@@ -43,6 +43,17 @@ void add_losses(Graph& g, Value logits, double smoothing) {
   g.set_output("correct.sum", ops::reduce_sum(g, right, {0}));
 }
 
+// What the model asks to be added to the mean loss, as often as there are examples. Outputs:
+// penalty.sum, penalty.count.
+void add_penalty(Graph& g, const std::vector<Value>& penalties) {
+  const Graph::Scope scope(g, "penalty");
+  const Value count = g.output("loss.count");
+  Value sum;
+  for (const Value penalty : penalties) sum = sum ? ops::add(g, sum, penalty) : penalty;
+  g.set_output("penalty.sum", ops::mul(g, sum, count));
+  g.set_output("penalty.count", count);
+}
+
 }  // namespace
 
 std::vector<Metric> classification_metrics() {
@@ -71,8 +82,13 @@ Task classification(std::string name, const DataInfo& data, const ClassifierMode
   {
     Graph& g = task.train;
     const Value rng = ops::input(g, kRngInput, DType::i32, {3});
-    const Value logits = model(g, {.training = true, .rng = rng});
+    std::vector<Value> penalties;
+    const Value logits = model(g, {.training = true, .rng = rng, .penalties = &penalties});
     add_losses(g, adjusted(g, logits, data.class_counts, options.balance), options.label_smoothing);
+    if (!penalties.empty()) {
+      add_penalty(g, penalties);
+      task.losses.push_back({"penalty", 1});
+    }
   }
   return task;
 }

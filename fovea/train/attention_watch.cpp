@@ -132,6 +132,9 @@ void AttentionWatch::add(EventSummary& summary,
       const double mean = std::accumulate(entropy.begin(), entropy.end(), 0.0) /
                           static_cast<double>(std::max<size_t>(1, entropy.size()));
       summary.scalar(fmt::format("attention_entropy/{}/head_{}", map.name, head), mean);
+      if (!map.spans.empty())
+        summary.scalar(fmt::format("attention_span/{}/head_{}", map.name, head),
+                       static_cast<double>(map.spans[static_cast<size_t>(head)]));
       summary.histogram(fmt::format("attention_entropy/{}/head_{}/spread", map.name, head),
                         entropy);
     }
