@@ -253,6 +253,7 @@ std::vector<BenchCase> attention_cases(const std::string& kernel) {
   auto others = score_cases(kernel);
   std::move(others.begin(), others.end(), std::back_inserter(cases));
   for (BenchCase& c : attention_extra_cases(kernel)) cases.push_back(std::move(c));
+  for (BenchCase& c : attention_block_cases(kernel)) cases.push_back(std::move(c));
   for (BenchCase& c : decode_cases(kernel)) cases.push_back(std::move(c));
   return cases;
 }

@@ -64,6 +64,8 @@ std::vector<BenchCase> low_precision_cases(const std::string& kernel);
 // Attention with positions, biases, other normalisers, dropout, statistics or a learned span, each
 // beside attention without.
 std::vector<BenchCase> attention_extra_cases(const std::string& kernel);
+// Lists of blocks made from data.
+std::vector<BenchCase> attention_block_cases(const std::string& kernel);
 // Few queries against a long cache.
 std::vector<BenchCase> decode_cases(const std::string& kernel);
 
