@@ -109,6 +109,29 @@ static void test_attention(fovea_pool* pool) {
   }
 }
 
+// Two kinds of tokens, in runs of a block: each sees its own kind.
+static void test_blocks(fovea_pool* pool) {
+  enum { TOKENS = 64, BLOCK = 16, BLOCKS = TOKENS / BLOCK };
+  float x[TOKENS * D];
+  for (int t = 0; t < TOKENS; ++t)
+    for (int d = 0; d < D; ++d) x[t * D + d] = d == t / BLOCK % 2 ? 9.0f : 0.0f;
+  fovea_attention_problem problem = fovea_attention_problem_of(1, TOKENS, 1, D, FOVEA_PACKED);
+  fovea_attention_blocks* plan = NULL;
+  CHECK(fovea_attention_blocks_plan(&problem, 0.9, pool, &plan) == FOVEA_INVALID_ARGUMENT);
+  CHECK(strstr(fovea_message(), "block=0") != NULL);
+  problem.block = BLOCK;
+  problem.block_plane.query = BLOCKS;
+  CHECK(fovea_attention_blocks_plan(&problem, 2, pool, &plan) == FOVEA_INVALID_ARGUMENT);
+  CHECK(fovea_attention_blocks_plan(&problem, 0.9, pool, &plan) == FOVEA_OK);
+  unsigned char blocks[BLOCKS * BLOCKS];
+  CHECK(fovea_attention_blocks_run(plan, x, x, NULL, NULL) == FOVEA_INVALID_ARGUMENT);
+  CHECK(fovea_attention_blocks_run(plan, x, x, NULL, blocks) == FOVEA_OK);
+  for (int i = 0; i < BLOCKS; ++i)
+    for (int j = 0; j < BLOCKS; ++j) CHECK(blocks[i * BLOCKS + j] == (i % 2 == j % 2));
+  fovea_attention_blocks_destroy(plan);
+  fovea_attention_blocks_destroy(NULL);
+}
+
 static void test_packed_attention_and_lengths(fovea_pool* pool) {
   // The same numbers with the heads inside the rows, and with half of the keys hidden.
   float q[N], k[N], v[N], major[N], packed[N], pq[N], pk[N], pv[N];
@@ -670,6 +693,7 @@ int main(void) {
   test_packed_attention_and_lengths(pool);
   test_links(pool);
   test_extras(pool);
+  test_blocks(pool);
   test_softmax(pool);
   test_norm(pool);
   test_linear(pool);

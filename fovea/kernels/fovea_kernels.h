@@ -270,6 +270,23 @@ const char* fovea_attention_backward_kernel(const fovea_attention_backward* plan
 // NULL is allowed.
 void fovea_attention_backward_destroy(fovea_attention_backward* plan);
 
+// A planned list of the blocks of links that carry an attention, for links.blocks: of each row of
+// blocks those of the largest mass, as many as it takes to reach the share `mass` (above 0, at most
+// 1) of it, and those in which its queries stand. The masses are estimated from means of 16 queries
+// and of 16 keys. The problem is the attention's, with block and a block_plane that gives each
+// sample, head and row of blocks a place of its own; rotary, cosine, temperature, soft_cap,
+// relative_keys, biases, span, mask, dilation and normalisers, of which the estimate does not know,
+// are refused.
+typedef struct fovea_attention_blocks fovea_attention_blocks;
+// The pool must outlive the plan.
+fovea_status fovea_attention_blocks_plan(const fovea_attention_problem* problem, double mass,
+                                         fovea_pool* pool, fovea_attention_blocks** plan);
+// Writes blocks, in block_plane: 1 for those that are kept. links: lengths and documents, or NULL.
+fovea_status fovea_attention_blocks_run(fovea_attention_blocks* plan, const void* q, const void* k,
+                                        const fovea_attention_links* links, uint8_t* blocks);
+// NULL is allowed.
+void fovea_attention_blocks_destroy(fovea_attention_blocks* plan);
+
 // ---- Softmax ----
 
 // Over the last axis of dense [rows, cols] arrays of f32 or f64. A row that is wholly -infinity

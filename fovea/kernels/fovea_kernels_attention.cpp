@@ -2,6 +2,7 @@
 #include <cmath>
 
 #include "fovea/kernels/attention.h"
+#include "fovea/kernels/attention_blocks.h"
 #include "fovea/kernels/c_interface.h"
 
 namespace {
@@ -147,6 +148,9 @@ fovea_status plan_attention(
 
 struct fovea_attention : AttentionPlan<fovea::AttentionArgs> {};
 struct fovea_attention_backward : AttentionPlan<fovea::AttentionBackwardArgs> {};
+struct fovea_attention_blocks : CPlan<fovea::AttentionBlocksArgs> {
+  fovea::AttentionBlocksProblem problem;
+};
 
 extern "C" {
 
@@ -260,5 +264,32 @@ const char* fovea_attention_backward_kernel(const fovea_attention_backward* plan
   return plan ? plan->kernel.c_str() : "";
 }
 void fovea_attention_backward_destroy(fovea_attention_backward* plan) { delete plan; }
+
+fovea_status fovea_attention_blocks_plan(const fovea_attention_problem* problem, double mass,
+                                         fovea_pool* pool, fovea_attention_blocks** out) {
+  return guarded([&] {
+    need(problem, "a problem");
+    need(pool, "a pool");
+    need(out, "a place for the plan");
+    *out = nullptr;
+    const fovea::AttentionBlocksProblem blocks{.attention = attention_of(*problem), .mass = mass};
+    make_plan(fovea::attention_blocks_kernels(), blocks, pool, "attention_blocks", out);
+    (*out)->problem = blocks;
+  });
+}
+fovea_status fovea_attention_blocks_run(fovea_attention_blocks* plan, const void* q, const void* k,
+                                        const fovea_attention_links* links, uint8_t* blocks) {
+  return guarded([&] {
+    need(plan, "a plan");
+    const fovea::AttentionBlocksArgs args{
+        .q = q,
+        .k = k,
+        .links = links ? links_of(*links) : fovea::AttentionLinks{},
+        .blocks = blocks};
+    fovea::attention_blocks_detail::check_memory(plan->problem, args);
+    plan->run(args);
+  });
+}
+void fovea_attention_blocks_destroy(fovea_attention_blocks* plan) { delete plan; }
 
 }  // extern "C"
