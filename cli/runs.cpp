@@ -155,6 +155,10 @@ int list(RunStore& store, const fs::path& path, const Options& o) {
                            : std::string("-")});
   }
   print_table(rows, {0, 4, 5, 6});
+  const fs::path here = runs_file("x");
+  if (o.runs.empty() && path != here && fs::exists(here))
+    fmt::print("\n{} in this folder holds more: fovea runs --runs {}\n", here.string(),
+               here.string());
   return 0;
 }
 

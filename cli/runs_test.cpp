@@ -110,6 +110,9 @@ TEST_F(CliRuns, WhereTheRecordIsCanBeSaid) {
   fs::create_directory(folder_ / "runs");
   fs::rename(folder_ / "here/all.sqlite", folder_ / "runs/runs.sqlite");
   EXPECT_EQ(listed({"--runs", "runs"}).size(), 2u);
+  // Two records: the usual one is shown, the other one named.
+  EXPECT_EQ(listed().size(), 2u);
+  EXPECT_NE(run({"runs", "list"}).out.find("fovea runs --runs runs.sqlite"), std::string::npos);
 }
 
 TEST_F(CliRuns, WrongRequestsAreErrorsWithARemedy) {
