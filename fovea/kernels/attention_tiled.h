@@ -121,10 +121,13 @@ std::unique_ptr<KernelPlan<AttentionArgs>> plan_tiled(const AttentionProblem& pr
 // Whether the driver is compiled in, and takes the problem apart from its types. It changes rows
 // (attention_rows.h) of bf16 alone.
 bool tiled(const AttentionProblem& problem);
-// So few that lanes over queries stay empty; those without masks are left to the kernels for
-// decoding and for short sequences. [8 queries, 2 key/value heads, 4096 keys of 64: 2.2 times as
-// long as decoding; 9 queries of 8 heads: 0.83 times as long as the f32 kernels.]
-inline bool few_queries(const AttentionProblem& p) { return p.tq <= kDecodeQueries && is_plain(p); }
+// So few that lanes over queries stay empty, for the kernels for decoding and for short sequences.
+// [4096 keys of 64, 2 key/value heads, with a sink or biases: with 8 queries 2.5 times as long as
+// decoding, with 1 query 17 times. With rotary positions, of which decoding knows nothing, 1 to 8
+// queries of 32 heads take 0.66 times as long as by the f32 kernels.]
+inline bool few_queries(const AttentionProblem& p) {
+  return p.tq <= kDecodeQueries && (is_plain(p) || decodes(p));
+}
 
 // bf16 with vdpbf16ps, keys and values in pages or not; nullptr for others.
 std::unique_ptr<KernelPlan<AttentionArgs>> plan_tiled_avx512bf16(const AttentionProblem& problem);

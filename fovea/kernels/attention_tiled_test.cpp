@@ -197,6 +197,8 @@ TEST_F(AttentionTiledBf16, WhatItDoesNotSupportIsLeftToTheOthers) {
     return plan_tiled_avx512bf16(p) != nullptr;
   };
   EXPECT_TRUE(taken_with([](auto& p) { p.rotary = 8, p.cosine = p.temperature = true; }));
+  EXPECT_TRUE(taken_with([](auto& p) { p.rotary = 8, p.tq = 1; }));
+  EXPECT_FALSE(taken_with([](auto& p) { p.sink = p.distance_bias = true, p.tq = 8; }));
   EXPECT_FALSE(taken_with([](auto& p) { p.relative_keys = true; }));
   EXPECT_FALSE(taken_with([](auto& p) { p.dropout = 0.1; }));
   EXPECT_FALSE(taken_with([](auto& p) { p.want_entropy = true; }));
@@ -337,7 +339,9 @@ TEST_F(AttentionTiledInt8, ItIsTakenWhereItIsAskedForAndQueriesAreMany) {
   EXPECT_TRUE(plan_tiled_avx512vnni(p));
   p.tq = 8;
   EXPECT_FALSE(plan_tiled_avx512vnni(p));
-  p.sink = true;  // of which decoding knows nothing
+  p.sink = true;
+  EXPECT_FALSE(plan_tiled_avx512vnni(p));
+  p.tq = 9;
   EXPECT_TRUE(plan_tiled_avx512vnni(p));
   p.rotary = 8;  // the keys of a cache have been turned
   EXPECT_FALSE(plan_tiled_avx512vnni(p));
