@@ -61,6 +61,7 @@ class HeadBackward {
       if (attention_detail::has_distances(p_))
         fill_zero(distance_sums(first_head + h), attention_detail::distance_row(p_));
     }
+    const int64_t length = attention_detail::key_length(p_, args_.links.key_lengths, task_.batch);
     for (int64_t span = 0; span < p_.tk; span += layout_.span) {
       const int64_t keys = HWY_MIN(layout_.span, p_.tk - span);
       const int64_t position = attention_detail::first_key_position(p_) + span;
@@ -75,7 +76,8 @@ class HeadBackward {
         for (int64_t i = 0; i < p_.tq; i += layout_.width)
           queries(seen, first_head + h, h, i, span, keys);
       }
-      for (int64_t j = 0; change_.any() && j < keys; ++j)
+      // Rows beyond the length may hold anything.
+      for (int64_t j = 0; change_.any() && j < keys && span + j < length; ++j)
         change_.undo(scratch_ + layout_.dk + j * layout_.dim,
                      at(args_.k, p_.k, span + j, task_.kv_head), position + j, 1.0f);
       write(scratch_ + layout_.dk, layout_.dim, p_.head_dim, static_cast<float>(p_.scale), span,

@@ -11,6 +11,7 @@ namespace fovea {
 namespace {
 
 using attention_test::Arrays;
+using attention_test::backward_args;
 using attention_test::Dice;
 using attention_test::Drawn;
 using attention_test::expect_both_named;
@@ -181,6 +182,39 @@ TEST(AttentionRows, TheTableHoldsTheAnglesOfFarPositions) {
           static_cast<double>(position) * std::pow(1e4, -2.0 * static_cast<double>(i) / 6);
       EXPECT_NEAR(table.row(position)[i], std::cos(angle), 1e-10);
       EXPECT_NEAR(table.row(position)[3 + i], std::sin(angle), 1e-10);
+    }
+  }
+}
+
+TEST(AttentionRows, KeysBeyondTheLengthMayHoldAnything) {
+  for (const Normaliser normaliser : {Normaliser::softmax, Normaliser::sparsemax}) {
+    AttentionProblem p{.dtype = DType::f32, .tq = 40, .tk = 90, .head_dim = 16};
+    p.value_dim = 16;
+    p.cosine = p.want_lse = true;
+    p.rotary = 8;
+    p.normaliser.kind = normaliser;
+    set_dense_strides(p, true);
+    for (const AttentionBackwardKernel& kernel : attention_backward_kernels()) {
+      const auto plan = kernel.plan(p);
+      if (!plan) continue;
+      const auto run = [&](float beyond) {
+        Arrays<float> a(p);
+        a.randomise(3);
+        a.lengths = {70};
+        for (auto* x : {&a.k, &a.v}) std::fill(x->begin() + 70 * 16, x->end(), beyond);
+        Arrays<float> numbers(p);
+        numbers.copy_inputs(a);
+        for (auto* x : {&numbers.k, &numbers.v}) std::fill(x->begin() + 70 * 16, x->end(), 0.0f);
+        run_plan(*attention_detail::plan_ref(p), numbers.forward());
+        a.out = numbers.out;
+        a.lse = numbers.lse;
+        run_plan(*plan, backward_args(p, a));
+        return a;
+      };
+      const Arrays<float> with = run(NAN), without = run(1.0f);
+      EXPECT_EQ(with.dq, without.dq) << kernel.name;
+      EXPECT_EQ(with.dk, without.dk) << kernel.name;
+      EXPECT_EQ(with.dv, without.dv) << kernel.name;
     }
   }
 }

@@ -118,7 +118,9 @@ class StripBackward {
       else
         write_zeros(at(args_.dq, p_.dq, 0, h), p_.dq, p_.tq, p_.head_dim);
     }
-    for (int64_t j = 0; change_.any() && j < p_.tk; ++j)
+    // Rows beyond the length may hold anything.
+    const int64_t length = attention_detail::key_length(p_, args_.links.key_lengths, task_.batch);
+    for (int64_t j = 0; change_.any() && j < length; ++j)
       change_.undo(scratch_ + layout_.dk + j * layout_.dim, at(args_.k, p_.k, j, task_.kv_head),
                    position + j, 1.0f);
     store(scratch_ + layout_.dk, layout_.dim, p_.head_dim, static_cast<float>(p_.scale), args_.dk,
