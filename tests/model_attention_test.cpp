@@ -26,7 +26,9 @@ Graph with_gradients(const AttentionOptions& options, bool plain) {
   g.set_output("y", self_attention(g, ops::input(g, "x", DType::f32, {3, 12, 16}), 4, options));
   if (plain) {
     PassContext context;
-    context.has_kernel = [](const Op& op) { return op.name.find("attention") == op.name.npos; };
+    context.has_kernel = [](const Op& op) {
+      return !op.decompose || op.name.find("attention") == op.name.npos;
+    };
     g = lower(g, context);
     EXPECT_EQ(print_graph(g).find("attention("), std::string::npos);
   }
@@ -59,6 +61,7 @@ TEST(ModelAttention, EveryOptionTrainsAlikeFusedAndDecomposed) {
       {.kv_heads = 2, .causal = true, .cosine = true, .temperature = true, .rotary = 4},
       {.rotary = 2, .rotary_base = 50, .rotary_layout = RotaryLayout::halves},
       {.kv_heads = 2, .window_left = 4, .temperature = true, .relative_keys = true},
+      {.kv_heads = 2, .causal = true, .block_mass = 0.6, .block = 16},
       {.kv_heads = 2, .span = true, .span_most = 5, .span_ramp = 3},
       {.causal = true, .sink = true, .normaliser = Normaliser::top_k, .top_k = 3, .span = true},
       {.soft_cap = 5, .normaliser = Normaliser::gumbel, .softmax_temperature = 0.4},

@@ -119,9 +119,34 @@ const std::vector<AttentionCase>& cases() {
 
 }  // namespace
 
+namespace {
+
+// Lists of blocks made from data; 1 and 0 are as good as numbers.
+OpRow blocks_row(std::string label, int64_t tq, int64_t tk, AttentionBlocksAttrs attrs,
+                 bool lengths = false) {
+  return {.op = "attention_blocks",
+          .label = std::move(label),
+          .build = [=](Graph& g, DType dtype) -> std::vector<Value> {
+            const Value q = ops::input(g, "q", dtype, {2, tq, attrs.heads * 8});
+            const Value k = ops::input(g, "k", dtype, {2, tk, attrs.kv() * 8});
+            const Value length = lengths ? ops::input(g, "lengths", DType::i32, {2}) : Value{};
+            return {ops::attention_blocks(g, q, k, attrs, length)};
+          },
+          .ranges = {{"q", {-9, 9}}, {"k", {-9, 9}}, {"lengths", {0, static_cast<double>(tk), 1}}}};
+}
+
+}  // namespace
+
 std::vector<OpRow> attention_link_rows() {
   std::vector<OpRow> rows;
   for (const AttentionCase& c : cases()) add_with_gradient(rows, c);
+  rows.push_back(blocks_row("list", 70, 100, {.heads = 2, .block = 16, .mass = 0.7}));
+  rows.push_back(blocks_row(
+      "list_causal", 90, 90,
+      {.heads = 4, .kv_heads = 2, .causal = true, .prefix = 9, .block = 32, .mass = 0.8}));
+  rows.push_back(blocks_row(
+      "list_window", 64, 80,
+      {.window_left = 30, .window_right = 9, .global_tokens = 3, .block = 16, .mass = 0.5}, true));
   return rows;
 }
 

@@ -50,8 +50,9 @@ std::vector<const Op*>& op_table() {
     std::vector<const Op*> rows;
     for (const auto family :
          {source_ops(), elementwise_ops(), chain_ops(), shape_ops(), reduce_ops(), product_ops(),
-          norm_ops(), normaliser_ops(), attention_ops(), linear_attention_ops(),
-          pair_attention_ops(), conv_ops(), index_ops(), loss_ops(), optimiser_ops()})
+          norm_ops(), normaliser_ops(), attention_ops(), attention_block_ops(),
+          linear_attention_ops(), pair_attention_ops(), conv_ops(), index_ops(), loss_ops(),
+          optimiser_ops()})
       for (const Op& op : family) rows.push_back(&op);
     std::sort(rows.begin(), rows.end(), before);
     return rows;

@@ -106,6 +106,7 @@ std::span<const Op> product_ops();
 std::span<const Op> norm_ops();
 std::span<const Op> normaliser_ops();
 std::span<const Op> attention_ops();
+std::span<const Op> attention_block_ops();
 std::span<const Op> linear_attention_ops();
 std::span<const Op> pair_attention_ops();
 std::span<const Op> conv_ops();

@@ -390,6 +390,39 @@ struct LinearAttentionAttrs {
   int64_t kv() const { return kv_heads ? kv_heads : heads; }
 };
 
+// Of the list of blocks that attention reads as AttentionLink::blocks, made from its q and k; the
+// masks are those of the attention.
+struct AttentionBlocksAttrs {
+  int64_t heads = 1;
+  int64_t kv_heads = 0;  // 0: as many as heads
+  double scale = 0;      // 0: 1 / sqrt(head size)
+  bool causal = false;
+  int64_t window_left = -1;
+  int64_t window_right = -1;
+  bool upper_left = false;
+  int64_t global_tokens = 0;
+  int64_t prefix = 0;
+  int64_t block = 64;    // tokens of a side, a multiple of 16
+  double mass = 0.9;     // of each row of blocks, as it is estimated
+  bool lengths = false;  // an input i32 [B]: keys of each sample
+  template <class V>
+  void visit(V& v) {
+    v("heads", heads);
+    v("kv_heads", kv_heads);
+    v("scale", scale);
+    v("causal", causal);
+    v("window_left", window_left);
+    v("window_right", window_right);
+    v("upper_left", upper_left);
+    v("global_tokens", global_tokens);
+    v("prefix", prefix);
+    v("block", block);
+    v("mass", mass);
+    v("lengths", lengths);
+  }
+  int64_t kv() const { return kv_heads ? kv_heads : heads; }
+};
+
 // Of additive and of subtraction attention.
 struct PairAttentionAttrs {
   int64_t heads = 1;

@@ -223,6 +223,12 @@ Value attention(Graph& g, Value q, Value k, Value v, AttentionAttrs attrs,
     attrs.stream = g.name_of_next(name.empty() ? "attention" : name);
   return g.add("attention", std::move(inputs), attrs, name);
 }
+Value attention_blocks(Graph& g, Value q, Value k, AttentionBlocksAttrs attrs, Value lengths,
+                       std::string_view name) {
+  attrs.lengths = static_cast<bool>(lengths);
+  return lengths ? g.add("attention_blocks", {q, k, lengths}, attrs, name)
+                 : g.add("attention_blocks", {q, k}, attrs, name);
+}
 Value linear_attention(Graph& g, Value q, Value k, Value v, LinearAttentionAttrs attrs,
                        std::string_view name) {
   return g.add("linear_attention", {q, k, v}, attrs, name);

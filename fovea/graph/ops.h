@@ -78,6 +78,10 @@ Value attention(Graph& g, Value q, Value k, Value v, AttentionAttrs attrs,
                 std::string_view name = {});
 Value attention(Graph& g, Value q, Value k, Value v, AttentionAttrs attrs,
                 const AttentionLinkValues& links, std::string_view name = {});
+// Which blocks of links carry the attention of q and k (kernels/attention_blocks.h), for
+// AttentionLinkValues::blocks: bool [B,H,ceil(Tq/block),ceil(Tk/block)]. lengths i32 [B], or none.
+Value attention_blocks(Graph& g, Value q, Value k, AttentionBlocksAttrs attrs, Value lengths = {},
+                       std::string_view name = {});
 // The same shapes; phi(q) S / (phi(q) z) with phi = elu + 1, S and z sums over the keys of phi(k) v
 // and phi(k) (Katharopoulos et al. 2020): work grows with Tq + Tk.
 Value linear_attention(Graph& g, Value q, Value k, Value v, LinearAttentionAttrs attrs,

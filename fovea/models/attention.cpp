@@ -30,6 +30,7 @@ void check_score(const AttentionOptions& o) {
   refuse("dilation", o.dilation != 1);
   refuse("global_tokens", o.global_tokens != 0);
   refuse("prefix", o.prefix != 0);
+  refuse("block_mass", o.block_mass != 0);
   refuse("soft_cap", o.soft_cap != 0);
   refuse("sink", o.sink);
   refuse("cosine", o.cosine);
@@ -68,6 +69,32 @@ void check_span(const AttentionOptions& o) {
                     enum_name(o.normaliser)));
 }
 
+// The estimate of masses sees scaled products alone.
+void check_blocks(const AttentionOptions& o) {
+  if (!(o.block_mass > 0 && o.block_mass <= 1))
+    wrong(
+        fmt::format("block_mass: expected a share above 0 and at most 1, or 0 for all blocks, "
+                    "got {}",
+                    o.block_mass));
+  if (o.block < 16 || o.block > 1 << 20 || o.block % 16 != 0)
+    wrong(fmt::format("block: expected a multiple of 16, got {}", o.block));
+  const auto refuse = [&](std::string_view key, bool given) {
+    if (given)
+      wrong(
+          fmt::format("{}: block_mass={} does not go with it, as its estimate does not know of it",
+                      key, o.block_mass));
+  };
+  refuse("dilation", o.dilation != 1);
+  refuse("soft_cap", o.soft_cap != 0);
+  refuse("cosine", o.cosine);
+  refuse("temperature", o.temperature);
+  refuse("rotary", o.rotary != 0);
+  refuse("relative_keys", o.relative_keys);
+  refuse("distance_bias", o.distance_bias != DistanceBias::none);
+  refuse("normaliser", o.normaliser != Normaliser::softmax);
+  refuse("span", o.span);
+}
+
 void check(const AttentionOptions& o, int64_t heads) {
   if (o.kv_heads < 0 || (o.kv_heads > 0 && heads % o.kv_heads != 0))
     wrong(fmt::format("kv_heads: expected a divisor of heads={}, or 0 for as many, got {}", heads,
@@ -83,6 +110,7 @@ void check(const AttentionOptions& o, int64_t heads) {
   if (is_random(o.normaliser))
     if (const auto fault = fault_of(o.normaliser, o.top_k, o.softmax_temperature)) wrong(*fault);
   if (o.span) check_span(o);
+  if (o.block_mass != 0) check_blocks(o);
   if (o.distance_bias != DistanceBias::buckets) return;
   if (o.buckets < 4 || o.buckets > 4096 || o.buckets % 4 != 0)
     wrong(fmt::format("buckets: expected a multiple of 4 up to 4096, got {}", o.buckets));
@@ -199,6 +227,20 @@ Value dot_attention(Graph& g, Value q, Value k, Value v, int64_t heads, const At
       links.distance_bias = ops::weight(g, "distance_bias", {heads, tokens + tokens - Size(1)}, 0);
     if (links.distance_bias && bias_factor != 1)
       links.distance_bias = ops::scaled(g, links.distance_bias, bias_factor);
+    if (o.block_mass > 0) {
+      links.blocks = ops::attention_blocks(g, q, k,
+                                           {.heads = heads,
+                                            .kv_heads = o.kv_heads,
+                                            .causal = o.causal,
+                                            .window_left = o.window_left,
+                                            .window_right = o.window_right,
+                                            .global_tokens = o.global_tokens,
+                                            .prefix = o.prefix,
+                                            .block = o.block,
+                                            .mass = o.block_mass},
+                                           in.lengths, "blocks");
+      attrs.block = o.block;
+    }
     if (o.span) links.span = spans(g, tokens, heads, o, in.penalties);
   }
   return ops::attention(g, q, k, v, attrs, links, "attn");

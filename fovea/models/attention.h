@@ -43,9 +43,13 @@ struct AttentionOptions {
   int64_t dilation = 1;       // of the window
   int64_t global_tokens = 0;  // the first ones, which see and are seen beside the window
   int64_t prefix = 0;         // the first keys, which all queries see
-  double soft_cap = 0;        // c tanh(score / c); 0: none
-  bool sink = false;          // a learned score of each head whose value is 0
-  bool cosine = false;        // rows of q and k by their norms (Henry et al. 2020)
+  // Of each row of blocks of links those that carry this share of its attention, as estimated from
+  // q and k when they are known; 0: all.
+  double block_mass = 0;
+  int64_t block = 64;   // tokens of a side, a multiple of 16
+  double soft_cap = 0;  // c tanh(score / c); 0: none
+  bool sink = false;    // a learned score of each head whose value is 0
+  bool cosine = false;  // rows of q and k by their norms (Henry et al. 2020)
   bool temperature =
       false;           // a learned factor of each head's scores; begins at 1, with cosine at 10
   int64_t rotary = 0;  // coordinates of a head that its position turns (Su et al. 2021)
@@ -81,6 +85,8 @@ struct AttentionOptions {
     v("dilation", dilation);
     v("global_tokens", global_tokens);
     v("prefix", prefix);
+    v("block_mass", block_mass);
+    v("block", block);
     v("soft_cap", soft_cap);
     v("sink", sink);
     v("cosine", cosine);

@@ -78,6 +78,21 @@ TEST(SelfAttention, EveryScoreAndBiasGivesTheSameShape) {
     }
 }
 
+TEST(SelfAttention, BlocksAreChosenFromItsQueriesAndKeysUnderItsMasks) {
+  const Graph g =
+      model({.kv_heads = 2, .window_left = 40, .window_right = 8, .block_mass = 0.8, .block = 32},
+            4, Size::symbol("T"));
+  const auto& a = g.node(g.find("attn")).attrs.get<AttentionAttrs>();
+  EXPECT_EQ(a.block, 32);
+  EXPECT_EQ(g.node(g.find("attn")).inputs[3].node, g.find("attn.blocks"));
+  const auto& b = g.node(g.find("attn.blocks")).attrs.get<AttentionBlocksAttrs>();
+  EXPECT_EQ(b.mass, 0.8);
+  EXPECT_EQ(b.window_left, 40);
+  EXPECT_EQ(b.kv_heads, 2);
+  EXPECT_EQ(to_text(g.type({g.find("attn.blocks"), 0})), "bool[B,4,ceildiv(T,32),ceildiv(T,32)]");
+  EXPECT_EQ(print_graph(parse_graph(print_graph(g))), print_graph(g));
+}
+
 TEST(SelfAttention, SpansAreLearnedAndTheirMeanIsAskedForAsAPenaltyInTraining) {
   const AttentionOptions options{
       .span = true, .span_most = 6, .span_ramp = 3, .span_start = 0.25, .span_penalty = 0.5};
@@ -159,6 +174,16 @@ TEST(SelfAttention, OptionsThatDoNotGoTogetherAreErrorsThatNameBoth) {
   refused("span: expected span_most for sequences of no fixed length", {.span = true},
           Size::symbol("T"));
   refused("span_most: expected a number of tokens", {.span = true, .span_most = -1});
+  refused("block_mass: expected a share above 0 and at most 1", {.block_mass = 1.5});
+  refused("block: expected a multiple of 16", {.block_mass = 0.9, .block = 24});
+  refused("rotary: block_mass=0.9 does not go with it", {.block_mass = 0.9, .rotary = 4});
+  refused("span: block_mass=0.9 does not", {.block_mass = 0.9, .span = true});
+  refused("distance_bias: block_mass=0.9 does not",
+          {.block_mass = 0.9, .distance_bias = DistanceBias::alibi});
+  refused("normaliser: block_mass=0.9 does not",
+          {.block_mass = 0.9, .normaliser = Normaliser::sparsemax});
+  refused("block_mass: score=\"linear\" does not take it",
+          {.score = AttentionScore::linear, .block_mass = 0.9});
   refused("span_ramp: expected a number of tokens above 0", {.span = true, .span_ramp = 0});
   refused("span_start: expected a share of span_most", {.span = true, .span_start = 1});
   refused("span_penalty: expected a number of at least 0", {.span = true, .span_penalty = -1});

@@ -93,6 +93,7 @@ struct BindingGroup {
   std::vector<KernelFamily> families;
 };
 BindingGroup attention_bindings();
+BindingGroup attention_block_bindings();
 BindingGroup conv_bindings();
 BindingGroup copy_bindings();
 BindingGroup elementwise_bindings();

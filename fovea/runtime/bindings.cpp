@@ -24,10 +24,10 @@ void sort(Tables& t) {
 Tables& tables() {
   static Tables t = [] {
     Tables all;
-    for (auto group :
-         {attention_bindings, conv_bindings, copy_bindings, elementwise_bindings, index_bindings,
-          linear_attention_bindings, loss_bindings, norm_bindings, normaliser_bindings,
-          optimiser_bindings, pair_attention_bindings, product_bindings, reduce_bindings}) {
+    for (auto group : {attention_bindings, attention_block_bindings, conv_bindings, copy_bindings,
+                       elementwise_bindings, index_bindings, linear_attention_bindings,
+                       loss_bindings, norm_bindings, normaliser_bindings, optimiser_bindings,
+                       pair_attention_bindings, product_bindings, reduce_bindings}) {
       BindingGroup g = group();
       all.bindings.insert(all.bindings.end(), g.bindings.begin(), g.bindings.end());
       all.families.insert(all.families.end(), g.families.begin(), g.families.end());
