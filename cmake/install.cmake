@@ -8,16 +8,16 @@ include(CMakePackageConfigHelpers)
 set(private_headers
     formats/image_codec.h formats/onnx_forms.h formats/onnx_nodes.h formats/recipe_parse.h
     formats/tensorboard_message.h
-    kernels/adamw_step.h kernels/amx.h kernels/amx_emulator.h kernels/attention_backward_tiled.h
-    kernels/attention_cache.h
-    kernels/attention_decode.h kernels/attention_decode_links.h kernels/attention_dropout.h kernels/attention_normalise_ref.h kernels/attention_rows.h
-    kernels/attention_seen.h kernels/attention_shared_sums.h kernels/attention_short.h kernels/attention_strip.h kernels/attention_tiled.h
-    kernels/normaliser_row.h
-    kernels/attention_short_avx512bf16.h kernels/avx512_bf16.h kernels/c_interface.h kernels/dnnl_support.h
-    kernels/elementwise_blocks.h kernels/elementwise_scalar.h kernels/hwy_lists.h kernels/hwy_targets.h
-    kernels/linear_attention_layout.h kernels/linear_dnnl.h kernels/linear_finish.h kernels/norm_hwy.h
-    kernels/pair_attention_layout.h
-    kernels/storage.h kernels/tensor_blocks.h passes/uses.h)
+    kernels/adamw_step.h kernels/amx.h kernels/amx_emulator.h kernels/attention_backward_blocks.h
+    kernels/attention_backward_tiled.h kernels/attention_cache.h kernels/attention_decode.h
+    kernels/attention_decode_links.h kernels/attention_dropout.h kernels/attention_normalise_ref.h
+    kernels/attention_panels.h kernels/attention_rows.h kernels/attention_seen.h
+    kernels/attention_shared_sums.h kernels/attention_short.h kernels/attention_short_avx512bf16.h
+    kernels/attention_strip.h kernels/attention_tiled.h kernels/avx512_bf16.h kernels/c_interface.h
+    kernels/dnnl_support.h kernels/elementwise_blocks.h kernels/elementwise_scalar.h
+    kernels/hwy_lists.h kernels/hwy_targets.h kernels/linear_attention_layout.h
+    kernels/linear_dnnl.h kernels/linear_finish.h kernels/norm_hwy.h kernels/normaliser_row.h
+    kernels/pair_attention_layout.h kernels/storage.h kernels/tensor_blocks.h passes/uses.h)
 
 # The names after -l of what a room's target links, in `out`; rooms are left out.
 function(fovea_link_names target out)

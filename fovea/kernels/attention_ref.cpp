@@ -358,9 +358,12 @@ class RefBackward final : public KernelPlan<AttentionBackwardArgs> {
         for (int64_t d = 0; d < p_.head_dim; ++d) to[d] = rounded<T>(x.dq[d]);
       }
     }
+    const int64_t length = key_length(p_, args.links.key_lengths, b);
     for (int64_t j = 0; j < p_.tk; ++j) {
-      widen_row(row(static_cast<const T*>(args.k), p_.k, b, j, g), p_.head_dim, x.given);
-      change_.undo(x.dk + j * p_.head_dim, x.given, first_key_position(p_) + j);
+      if (j < length) {  // rows beyond it may hold anything
+        widen_row(row(static_cast<const T*>(args.k), p_.k, b, j, g), p_.head_dim, x.given);
+        change_.undo(x.dk + j * p_.head_dim, x.given, first_key_position(p_) + j);
+      }
       T* to_k = row(static_cast<T*>(args.dk), p_.dk, b, j, g);
       T* to_v = row(static_cast<T*>(args.dv), p_.dv, b, j, g);
       for (int64_t d = 0; d < p_.head_dim; ++d) to_k[d] = rounded<T>(x.dk[j * p_.head_dim + d]);
