@@ -172,7 +172,8 @@ CsvTable parse_csv(std::span<const std::byte> file, const std::string& name, cha
       table.columns_ = fields;
     } else if (fields != table.columns_) {
       broken(name, reader.record_line(),
-             fmt::format("expected {} field{} as in the rows before, got {} (separator {})",
+             fmt::format("expected {} field{} as in the rows before, got {} (separator {}; a field "
+                         "that holds it stands in double quotes)",
                          table.columns_, table.columns_ == 1 ? "" : "s", fields,
                          shown(table.separator_)));
     }

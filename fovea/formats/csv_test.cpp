@@ -63,6 +63,7 @@ TEST(Csv, WhatIsNoTableIsAnErrorWithItsLine) {
   const auto corrupt = ErrorCode::corrupt;
   expect_error(corrupt, "[csv] t.csv:3: expected 2 fields as in the rows before, got 3",
                [] { parse("a,b\n1,2\n1,2,3\n"); });
+  expect_error(corrupt, "stands in double quotes", [] { parse("a,b\n1,2,3\n1,2,3\n1,2\n"); });
   expect_error(corrupt, "t.csv:2: a quoted field has no end", [] { parse("a,b\n1,\"2\n3\n"); });
   expect_error(corrupt, "t.csv:2: a quote inside a field", [] { parse("a,b\n1,2\"\n"); });
   expect_error(corrupt, "expected ',' or the end of the line", [] { parse("a,b\n\"1\"x,2\n"); });

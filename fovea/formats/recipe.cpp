@@ -311,7 +311,7 @@ RecipeTable RecipeTable::load(const std::filesystem::path& path) {
     refuse(path.string(), "expected a recipe, which is a TOML file, got a folder{}",
            std::filesystem::is_regular_file(inside, ignored)
                ? fmt::format("; did you mean '{}'?", inside.string())
-               : "");
+               : "; fovea new writes one for a folder of data");
   }
   return parse(read_text_file(path, kMaxBytes), path.string());
 }

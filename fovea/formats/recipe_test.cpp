@@ -302,6 +302,8 @@ TEST(Recipe, LoadsAFileAndNamesIt) {
   expect_error(ErrorCode::invalid_argument,
                (folder / "r.toml").string() + ":2: ", [&] { recipe.bind("train", train); });
   expect_error(ErrorCode::not_found, "none.toml", [&] { RecipeTable::load(folder / "none.toml"); });
+  expect_error(ErrorCode::invalid_argument, "got a folder; fovea new writes one",
+               [&] { RecipeTable::load(folder.path()); });
 }
 
 TEST(Recipe, ASectionThatWasWrittenReadsBackTheSame) {

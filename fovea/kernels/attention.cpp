@@ -210,10 +210,12 @@ std::span<const AttentionKernel> attention_kernels() {
     if (avx512_bf16::pays()) {
       kernels.push_back({"short_avx512bf16", attention_detail::plan_short_avx512bf16});
       kernels.push_back({"tiled_avx512bf16", attention_detail::plan_tiled_avx512bf16});
-      kernels.push_back({"decode_avx512bf16", attention_detail::plan_decode_avx512bf16});
     }
     if (avx512_vnni::available())
       kernels.push_back({"tiled_avx512vnni", attention_detail::plan_tiled_avx512vnni});
+    // Behind the tiled ones, which leave few queries to it: it takes any number over a cache.
+    if (avx512_bf16::pays())
+      kernels.push_back({"decode_avx512bf16", attention_detail::plan_decode_avx512bf16});
     attention_detail::append_short(kernels);
     attention_detail::append_decode(kernels);
     attention_detail::append_hwy(kernels);

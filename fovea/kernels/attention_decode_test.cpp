@@ -203,6 +203,30 @@ TEST(AttentionDecode, FewQueriesAndManyKeysAreTakenFromTheTiledKernels) {
   }
 }
 
+TEST(AttentionDecode, ManyQueriesOverACacheAreLeftToTheTiledKernels) {
+  const auto first = [](int64_t queries, DType cache, bool int8_products) {
+    AttentionProblem p = Case{.tq = queries, .tk = 4096}.problem(true, DType::bf16);
+    p.kv_dtype = cache;
+    p.int8_products = int8_products;
+    p.want_lse = false;
+    for (const AttentionKernel& kernel : attention_kernels())
+      if (kernel.plan(p)) return std::string(kernel.name);
+    return std::string();
+  };
+  if (attention_kernels().size() == 1) GTEST_SKIP() << "no SIMD";
+  for (const AttentionKernel& kernel : attention_kernels()) {
+    if (kernel.name == "tiled_avx512vnni") {
+      EXPECT_EQ(first(100, DType::i8, true), kernel.name);
+    }
+    if (kernel.name == "tiled_avx512bf16") {
+      EXPECT_EQ(first(100, DType::bf16, false), kernel.name);
+    }
+  }
+  EXPECT_TRUE(first(100, DType::i8, false).starts_with("decode"));
+  for (const bool int8_products : {false, true})
+    EXPECT_TRUE(first(8, DType::i8, int8_products).starts_with("decode"));
+}
+
 TEST(AttentionDecode, AWrongCacheIsAnErrorThatNamesBothOptions) {
   const auto expect_error = [](auto change, std::vector<std::string> named) {
     AttentionProblem p = Case{.tq = 1, .tk = 100}.problem(true, DType::f32);
