@@ -47,8 +47,8 @@ std::vector<Case> cases() {
 TEST(Attention, TheListIsBestFirstAndEndsWithTheReference) {
   const std::vector<std::string_view> order = {"short_avx512bf16",
                                                "tiled_avx512bf16",
-                                               "decode_avx512bf16",
                                                "tiled_avx512vnni",
+                                               "decode_avx512bf16",
                                                "short_avx3",
                                                "short_avx2",
                                                "short_sse4",
