@@ -7,7 +7,6 @@
 #include <memory>
 
 #include "fovea/base/error.h"
-#include "fovea/kernels/attention_shared_sums.h"
 
 namespace fovea::attention_detail {
 
@@ -16,76 +15,41 @@ namespace {
 class HwyBackward final : public KernelPlan<AttentionBackwardArgs> {
  public:
   HwyBackward(const AttentionProblem& problem, const BackwardTarget& target)
-      : p_(problem),
-        target_(target),
-        rotary_(problem),
-        row_(has_distances(p_) ? distance_row(p_) : 0) {
+      : p_(problem), target_(target), rotary_(problem) {
     worker_scratch_bytes =
         static_cast<size_t>(BackwardLayout(p_, target.lanes()).total) * sizeof(float);
-    scratch_bytes =
-        static_cast<size_t>(p_.heads * (1 + p_.batch) * row_) * sizeof(float) +
-        static_cast<size_t>((p_.sink + p_.temperature) * p_.batch * p_.heads) * sizeof(double) +
-        static_cast<size_t>(p_.relative_keys
-                                ? 3 * p_.kv_heads * relative_room(p_) + p_.heads * biases_room(p_)
-                                : 0) *
-            sizeof(float);
+    const int64_t relative =
+        p_.relative_keys ? 3 * p_.kv_heads * relative_room(p_) + p_.heads * biases_room(p_) : 0;
+    scratch_bytes = SharedSums::bytes(p_) + static_cast<size_t>(relative) * sizeof(float);
   }
 
   void run(const AttentionBackwardArgs& wanted,
            const KernelContext& context) const noexcept override {
     FOVEA_ASSERT(wanted.lse != nullptr);
-    const AttentionBackwardArgs args = attention_detail::named(p_, wanted);
-    float* distances = reinterpret_cast<float*>(context.scratch);
-    float* distance_sums = distances + p_.heads * row_;
-    RelativeScratch relative{.transposed = distance_sums + p_.batch * p_.heads * row_};
+    const AttentionBackwardArgs args = named(p_, wanted);
+    const SharedSums sums(p_, context.scratch);
+    RelativeScratch relative;
     if (p_.relative_keys) {
+      relative.transposed = reinterpret_cast<float*>(context.scratch + SharedSums::bytes(p_));
       relative.rows = relative.transposed + p_.kv_heads * relative_room(p_);
       relative.drows = relative.rows + p_.kv_heads * relative_room(p_);
       relative.bias_sums = relative.drows + p_.kv_heads * relative_room(p_);
       lay_out(args, relative, context);
     }
-    double* sink_sums = reinterpret_cast<double*>(
-        p_.relative_keys ? relative.bias_sums + p_.heads * biases_room(p_) : relative.transposed);
-    double* temperature_sums = sink_sums + (p_.sink ? p_.batch * p_.heads : 0);
-    const int64_t links = p_.tq + p_.tk - 1;
-    if (has_distances(p_)) {
-      context.pool->parallel_for(p_.heads, [&](int64_t head, int) {
-        target_.distances(p_, args.links, head, distances + head * row_);
-      });
-    }
-    const GradientChains chains(p_, args);
-    context.pool->parallel_for(chains.count, [&](int64_t chain, int worker) {
-      chains.zero_bias(chain);
-      for (int64_t n = 0; n < chains.samples * chains.groups; ++n) {
-        target_.backward({.problem = p_,
-                          .args = args,
-                          .distances = distances,
-                          .distance_sums = distance_sums,
-                          .sink_sums = sink_sums,
-                          .temperature_sums = temperature_sums,
-                          .rotary = rotary_,
-                          .relative = relative,
-                          .batch = chains.first_sample(chain) + n / chains.groups,
-                          .kv_head = chains.first_kv_head(chain) + n % chains.groups},
-                         context.worker<float>(worker));
-      }
-    });
+    sums.sweep(args, rotary_, target_.distances, context,
+               [&](const HeadBackwardTask& task, float* scratch) {
+                 target_.backward({task, relative}, scratch);
+               });
+    sums.write(args, context);
     if (p_.relative_keys) write_relative(args, relative, context);
-    if (!args.ddistance_bias && !args.dsinks && !args.dtemperatures && !args.dspans) return;
-    context.pool->parallel_for(p_.heads, [&](int64_t head, int) {
-      if (args.ddistance_bias)
-        add_distances(p_, distance_sums + head * row_,
-                      static_cast<float*>(args.ddistance_bias) + head * links);
+    for (int64_t head = 0; head < p_.heads; ++head) {
       if (args.dspans)
         static_cast<float*>(args.dspans)[head] =
-            span_gradient(distance_sums + head * row_, HeadSpan(p_, args.links, head));
-      if (args.dsinks) add_samples(p_, sink_sums, head, args.dsinks);
-      if (!args.dtemperatures) return;
-      add_samples(p_, temperature_sums, head, args.dtemperatures);
-      if (p_.relative_keys)
+            span_gradient(sums.of_head(head), HeadSpan(p_, args.links, head));
+      if (args.dtemperatures && p_.relative_keys)
         static_cast<float*>(args.dtemperatures)[head] +=
             along_biases(args.links, relative.bias_sums + head * biases_room(p_), head);
-    });
+    }
   }
 
  private:
@@ -142,7 +106,7 @@ class HwyBackward final : public KernelPlan<AttentionBackwardArgs> {
       const double slope = span.slope(distance_of(p_, n));
       if (slope == 0) continue;
       for (int64_t b = 0; b < p_.batch; ++b)
-        sum += slope * static_cast<double>(from[b * p_.heads * row_ + n]);
+        sum += slope * static_cast<double>(from[b * p_.heads * distance_row(p_) + n]);
     }
     return static_cast<float>(sum);
   }
@@ -150,7 +114,6 @@ class HwyBackward final : public KernelPlan<AttentionBackwardArgs> {
   AttentionProblem p_;
   BackwardTarget target_;
   RotaryTable<float> rotary_;
-  int64_t row_;  // of distances
 };
 
 }  // namespace

@@ -11,6 +11,7 @@
 #include "fovea/kernels/attention_dropout.h"
 #include "fovea/kernels/attention_rows.h"
 #include "fovea/kernels/attention_seen.h"
+#include "fovea/kernels/attention_shared_sums.h"
 
 namespace fovea::attention_detail {
 
@@ -36,16 +37,8 @@ inline int64_t relative_room(const AttentionProblem& p) {
 }
 inline int64_t biases_room(const AttentionProblem& p) { return 2 * padded(p.head_dim); }
 
-struct BackwardTask {
-  const AttentionProblem& problem;
-  const AttentionBackwardArgs& args;
-  const float* distances;    // biases of all heads, reversed
-  float* distance_sums;      // their gradients, of each head of each sample
-  double* sink_sums;         // gradients of sinks, likewise
-  double* temperature_sums;  // of temperatures
-  const RotaryTable<float>& rotary;
+struct BackwardTask : HeadBackwardTask {
   const RelativeScratch& relative;
-  int64_t batch, kv_head;
 };
 
 // Queries in a block; they lie in one block of links.
@@ -114,7 +107,7 @@ struct BackwardLayout {
 // What a target gives.
 struct BackwardTarget {
   void (*backward)(const BackwardTask&, float*);
-  void (*distances)(const AttentionProblem&, const AttentionLinks&, int64_t, float*);
+  DistancesFunction distances;
   void (*relative)(const AttentionProblem&, const float*, float*, float*);
   int64_t (*lanes)();
 };

@@ -92,17 +92,6 @@ struct TiledBackwardLayout {
   int64_t total;
 };
 
-struct TiledBackwardTask {
-  const AttentionProblem& problem;
-  const AttentionBackwardArgs& args;
-  const float* distances;    // biases of all heads, reversed
-  float* distance_sums;      // their gradients, of each head of each sample; null: not wanted
-  double* sink_sums;         // gradients of sinks, likewise
-  double* temperature_sums;  // of temperatures
-  const RotaryTable<float>& rotary;
-  int64_t batch, kv_head;
-};
-
 }  // namespace
 }  // namespace fovea::attention_detail
 #endif
@@ -114,14 +103,14 @@ namespace HWY_NAMESPACE {
 namespace {
 
 namespace products = attention_detail::tiled_bf16;
+using attention_detail::HeadBackwardTask;
 using attention_detail::kKeyBlock;
 using attention_detail::kKeySpan;
 using attention_detail::TiledBackwardLayout;
-using attention_detail::TiledBackwardTask;
 
 class TiledHeadBackward {
  public:
-  TiledHeadBackward(const TiledBackwardTask& task, float* scratch)
+  TiledHeadBackward(const HeadBackwardTask& task, float* scratch)
       : p_(task.problem),
         args_(task.args),
         task_(task),
@@ -129,7 +118,7 @@ class TiledHeadBackward {
         scratch_(scratch),
         seen_(p_, task.args.links, task.batch),
         change_(p_, task.rotary),
-        keeps_ds_(task.distance_sums || task.args.dbias) {}
+        keeps_ds_(task.args.ddistance_bias || task.args.dbias) {}
 
   void run() {
     const int64_t group = p_.heads / p_.kv_heads;
@@ -144,8 +133,8 @@ class TiledHeadBackward {
     for (int64_t h = kept; h < group; ++h)
       write_zeros(at(args_.dq, p_.dq, 0, first_head + h), p_.dq, p_.tq, p_.head_dim);
     for (int64_t h = 0; h < group; ++h) {
-      if (task_.sink_sums) *sum_of(task_.sink_sums, h) = h < kept ? sink_gradient(h) : 0.0;
-      if (task_.distance_sums)
+      if (args_.dsinks) *sum_of(task_.sink_sums, h) = h < kept ? sink_gradient(h) : 0.0;
+      if (args_.ddistance_bias)
         fill_zero(distance_sums(first_head + h), attention_detail::distance_row(p_));
     }
     for (int64_t span = 0; span < p_.tk; span += kKeySpan) {
@@ -220,7 +209,7 @@ class TiledHeadBackward {
     double sum = 0;
     for (int64_t i = 0; kept && i < p_.tq; ++i, dq += p_.head_dim)
       sum += static_cast<double>(undo(dq, at(args_.q, p_.q, i, head), position + i, temperature));
-    if (task_.temperature_sums) *sum_of(task_.temperature_sums, head_in_group) = sum;
+    if (args_.dtemperatures) *sum_of(task_.temperature_sums, head_in_group) = sum;
   }
 
   // Rows as the products read them, times the factor, rounded to `to` and filled up with zeros to
@@ -370,7 +359,7 @@ class TiledHeadBackward {
   // Gradients of biases from those of scores, which stand in dp.
   void add_bias_gradients(const Queries& x, const ScoreBlock& block) const {
     const float* const ds = scratch_ + layout_.dp;
-    if (task_.distance_sums) add_distance_gradients(p_, block, x.first, ds, distance_sums(x.head));
+    if (args_.ddistance_bias) add_distance_gradients(p_, block, x.first, ds, distance_sums(x.head));
     if (!args_.dbias) return;
     float* to = attention_detail::links_row(static_cast<float*>(args_.dbias), p_.bias_plane,
                                             task_.batch, x.head, x.first);
@@ -483,7 +472,7 @@ class TiledHeadBackward {
 
   const AttentionProblem& p_;
   const AttentionBackwardArgs& args_;
-  const TiledBackwardTask& task_;
+  const HeadBackwardTask& task_;
   const TiledBackwardLayout layout_;
   float* const scratch_;
   const attention_detail::Seen seen_;
@@ -494,11 +483,12 @@ class TiledHeadBackward {
 
 }  // namespace
 
-void attention_backward_tiled(const TiledBackwardTask& task, float* scratch) {
+void attention_backward_tiled(const HeadBackwardTask& task, float* scratch) {
   TiledHeadBackward(task, scratch).run();
 }
-void attention_backward_tiled_distances(const AttentionProblem& p, const float* from, float* to) {
-  reverse_distances(p, from, to);
+void attention_backward_tiled_distances(const AttentionProblem& p, const AttentionLinks& links,
+                                        int64_t head, float* to) {
+  head_distances(p, links, head, to);
 }
 
 }  // namespace HWY_NAMESPACE
@@ -514,61 +504,24 @@ namespace {
 // One task owns a key/value head; those that add to the same gradient of a bias are a chain.
 class TiledBackwardPlan final : public KernelPlan<AttentionBackwardArgs> {
  public:
-  explicit TiledBackwardPlan(const AttentionProblem& problem)
-      : p_(problem), rotary_(problem), row_(problem.distance_bias ? distance_row(problem) : 0) {
+  explicit TiledBackwardPlan(const AttentionProblem& problem) : p_(problem), rotary_(problem) {
     worker_scratch_bytes = static_cast<size_t>(TiledBackwardLayout(p_).total) * sizeof(float);
-    scratch_bytes =
-        static_cast<size_t>(p_.heads * (1 + p_.batch) * row_) * sizeof(float) +
-        static_cast<size_t>((p_.sink + p_.temperature) * p_.batch * p_.heads) * sizeof(double);
+    scratch_bytes = SharedSums::bytes(p_);
   }
 
   void run(const AttentionBackwardArgs& wanted,
            const KernelContext& context) const noexcept override {
     FOVEA_ASSERT(wanted.lse != nullptr);
     const AttentionBackwardArgs args = named(p_, wanted);
-    float* const distances = reinterpret_cast<float*>(context.scratch);
-    float* const distance_sums = distances + p_.heads * row_;
-    double* const sink_sums = reinterpret_cast<double*>(distance_sums + p_.batch * p_.heads * row_);
-    double* const temperature_sums = sink_sums + (p_.sink ? p_.batch * p_.heads : 0);
-    const int64_t links = p_.tq + p_.tk - 1;
-    if (p_.distance_bias) {
-      context.pool->parallel_for(p_.heads, [&](int64_t head, int) {
-        N_AVX3::attention_backward_tiled_distances(
-            p_, static_cast<const float*>(args.links.distance_bias) + head * links,
-            distances + head * row_);
-      });
-    }
-    const GradientChains chains(p_, args);
-    context.pool->parallel_for(chains.count, [&](int64_t chain, int worker) {
-      chains.zero_bias(chain);
-      for (int64_t n = 0; n < chains.samples * chains.groups; ++n) {
-        N_AVX3::attention_backward_tiled(
-            {.problem = p_,
-             .args = args,
-             .distances = distances,
-             .distance_sums = args.ddistance_bias ? distance_sums : nullptr,
-             .sink_sums = args.dsinks ? sink_sums : nullptr,
-             .temperature_sums = args.dtemperatures ? temperature_sums : nullptr,
-             .rotary = rotary_,
-             .batch = chains.first_sample(chain) + n / chains.groups,
-             .kv_head = chains.first_kv_head(chain) + n % chains.groups},
-            context.worker<float>(worker));
-      }
-    });
-    if (!args.ddistance_bias && !args.dsinks && !args.dtemperatures) return;
-    context.pool->parallel_for(p_.heads, [&](int64_t head, int) {
-      if (args.ddistance_bias)
-        add_distances(p_, distance_sums + head * row_,
-                      static_cast<float*>(args.ddistance_bias) + head * links);
-      if (args.dsinks) add_samples(p_, sink_sums, head, args.dsinks);
-      if (args.dtemperatures) add_samples(p_, temperature_sums, head, args.dtemperatures);
-    });
+    const SharedSums sums(p_, context.scratch);
+    sums.sweep(args, rotary_, N_AVX3::attention_backward_tiled_distances, context,
+               N_AVX3::attention_backward_tiled);
+    sums.write(args, context);
   }
 
  private:
   AttentionProblem p_;
   RotaryTable<float> rotary_;
-  int64_t row_;  // of distances
 };
 
 }  // namespace

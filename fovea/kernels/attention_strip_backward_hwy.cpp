@@ -19,17 +19,6 @@
 namespace fovea::attention_detail {
 namespace {
 
-struct StripBackwardTask {
-  const AttentionProblem& problem;
-  const AttentionBackwardArgs& args;
-  const float* distances;    // biases of all heads, reversed
-  float* distance_sums;      // their gradients, of each head of each sample
-  double* sink_sums;         // gradients of sinks, likewise
-  double* temperature_sums;  // of temperatures
-  const RotaryTable<float>& rotary;
-  int64_t batch, kv_head;
-};
-
 // One worker's scratch, in floats.
 struct StripBackwardLayout {
   explicit StripBackwardLayout(const AttentionProblem& p) {
@@ -85,13 +74,13 @@ namespace fovea {
 namespace HWY_NAMESPACE {
 namespace {
 
+using attention_detail::HeadBackwardTask;
 using attention_detail::StripBackwardLayout;
-using attention_detail::StripBackwardTask;
 
 template <class T>
 class StripBackward {
  public:
-  StripBackward(const StripBackwardTask& task, float* scratch)
+  StripBackward(const HeadBackwardTask& task, float* scratch)
       : p_(task.problem),
         args_(task.args),
         task_(task),
@@ -382,7 +371,7 @@ class StripBackward {
 
   const AttentionProblem& p_;
   const AttentionBackwardArgs& args_;
-  const StripBackwardTask& task_;
+  const HeadBackwardTask& task_;
   const StripBackwardLayout layout_;
   float* const scratch_;
   const RowsChange change_;
@@ -391,14 +380,15 @@ class StripBackward {
 
 }  // namespace
 
-void attention_strip_backward(const StripBackwardTask& task, float* scratch) {
+void attention_strip_backward(const HeadBackwardTask& task, float* scratch) {
   if (task.problem.dtype == DType::f32)
     StripBackward<float>(task, scratch).run();
   else
     StripBackward<bf16>(task, scratch).run();
 }
-void attention_strip_backward_distances(const AttentionProblem& p, const float* from, float* to) {
-  reverse_distances(p, from, to);
+void attention_strip_backward_distances(const AttentionProblem& p, const AttentionLinks& links,
+                                        int64_t head, float* to) {
+  head_distances(p, links, head, to);
 }
 
 }  // namespace HWY_NAMESPACE
@@ -411,68 +401,30 @@ namespace fovea::attention_detail {
 namespace {
 
 struct StripBackwardTarget {
-  void (*backward)(const StripBackwardTask&, float*);
-  void (*distances)(const AttentionProblem&, const float*, float*);
+  void (*backward)(const HeadBackwardTask&, float*);
+  DistancesFunction distances;
 };
 
 class HwyStripBackward final : public KernelPlan<AttentionBackwardArgs> {
  public:
   HwyStripBackward(const AttentionProblem& problem, const StripBackwardTarget& target)
-      : p_(problem),
-        target_(target),
-        rotary_(problem),
-        row_(p_.distance_bias ? distance_row(p_) : 0) {
+      : p_(problem), target_(target), rotary_(problem) {
     worker_scratch_bytes = static_cast<size_t>(StripBackwardLayout(p_).total) * sizeof(float);
-    scratch_bytes =
-        static_cast<size_t>(p_.heads * (1 + p_.batch) * row_) * sizeof(float) +
-        static_cast<size_t>((p_.sink + p_.temperature) * p_.batch * p_.heads) * sizeof(double);
+    scratch_bytes = SharedSums::bytes(p_);
   }
 
   void run(const AttentionBackwardArgs& wanted,
            const KernelContext& context) const noexcept override {
     const AttentionBackwardArgs args = named(p_, wanted);
-    float* distances = reinterpret_cast<float*>(context.scratch);
-    float* distance_sums = distances + p_.heads * row_;
-    double* sink_sums = reinterpret_cast<double*>(distance_sums + p_.batch * p_.heads * row_);
-    double* temperature_sums = sink_sums + (p_.sink ? p_.batch * p_.heads : 0);
-    const int64_t links = p_.tq + p_.tk - 1;
-    if (p_.distance_bias) {
-      context.pool->parallel_for(p_.heads, [&](int64_t head, int) {
-        target_.distances(p_, static_cast<const float*>(args.links.distance_bias) + head * links,
-                          distances + head * row_);
-      });
-    }
-    const GradientChains chains(p_, args);
-    context.pool->parallel_for(chains.count, [&](int64_t chain, int worker) {
-      chains.zero_bias(chain);
-      for (int64_t n = 0; n < chains.samples * chains.groups; ++n) {
-        target_.backward({.problem = p_,
-                          .args = args,
-                          .distances = distances,
-                          .distance_sums = distance_sums,
-                          .sink_sums = sink_sums,
-                          .temperature_sums = temperature_sums,
-                          .rotary = rotary_,
-                          .batch = chains.first_sample(chain) + n / chains.groups,
-                          .kv_head = chains.first_kv_head(chain) + n % chains.groups},
-                         context.worker<float>(worker));
-      }
-    });
-    if (!args.ddistance_bias && !args.dsinks && !args.dtemperatures) return;
-    context.pool->parallel_for(p_.heads, [&](int64_t head, int) {
-      if (args.ddistance_bias)
-        add_distances(p_, distance_sums + head * row_,
-                      static_cast<float*>(args.ddistance_bias) + head * links);
-      if (args.dsinks) add_samples(p_, sink_sums, head, args.dsinks);
-      if (args.dtemperatures) add_samples(p_, temperature_sums, head, args.dtemperatures);
-    });
+    const SharedSums sums(p_, context.scratch);
+    sums.sweep(args, rotary_, target_.distances, context, target_.backward);
+    sums.write(args, context);
   }
 
  private:
   AttentionProblem p_;
   StripBackwardTarget target_;
   RotaryTable<float> rotary_;
-  int64_t row_;  // of distances
 };
 
 template <auto kBackward, auto kDistances>
